@@ -1,0 +1,160 @@
+"""Child interpreters, for what a test cannot do to its own: exit, fork, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from textwrap import dedent
+from typing import IO, TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+TIMEOUT = 20.0
+
+
+class Hung(AssertionError):
+    """A child did not end in time; the message holds where each of its threads stood."""
+
+
+@dataclass
+class Child:
+    """A running child interpreter, with text pipes; leaving the `with` block ends it."""
+
+    process: subprocess.Popen[str]
+    timeout: float
+    killed: bool = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self.process.communicate()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def stdout(self) -> IO[str]:
+        """What the child prints; its pipe needs `flush=True` there."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def expect(self, line: str) -> None:
+        """Wait for the child to print exactly this line next.
+
+        The test's own time limit ends a wait for a child that prints nothing.
+        """
+        printed = self.stdout.readline()
+        if printed != f"{line}\n":
+            finished = self.finish()
+            message = f"expected {line!r}, got {printed!r}, then {finished}"
+            raise AssertionError(message)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the child alone, not to its process group."""
+        self.process.send_signal(number)
+
+    def finish(self, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Write `text` to the child's input, close it, and wait for the child to end."""
+        try:
+            stdout, stderr = self.process.communicate(text, self.timeout)
+        except subprocess.TimeoutExpired:
+            # faulthandler, which is on in the child, writes a traceback of each thread.
+            self.process.send_signal(signal.SIGABRT)
+            try:
+                stdout, stderr = self.process.communicate(timeout=2)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                stdout, stderr = self.process.communicate()
+            message = f"no end within {self.timeout} s\n{stdout}\n{stderr}"
+            raise Hung(message) from None
+        finally:
+            self.kill()
+        return subprocess.CompletedProcess(
+            self.process.args, self.process.returncode, stdout, stderr
+        )
+
+    def kill(self) -> None:
+        """End the child and all it started: its process group."""
+        if self.killed:
+            return  # the number of the group may be somebody else's by now
+        self.killed = True
+        if sys.platform == "win32":
+            self.process.kill()
+            return
+        with suppress(ProcessLookupError, PermissionError):  # nobody is left
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@dataclass
+class Python:
+    """Runs programs in child interpreters like this one, from files in a folder of the test's.
+
+    `options` are the interpreter's own, such as `("-X", "dev")`.
+    """
+
+    folder: Path
+    options: Sequence[str] = ("-W", "default::ResourceWarning")
+    started: list[Child] = field(default_factory=list)
+
+    def start(
+        self,
+        code: str,
+        *args: str,
+        options: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> Child:
+        """Start `code` as a program and return at once.
+
+        `env` is added to this process's environment. `timeout` is for the wait in `finish`.
+        """
+        # A file rather than -c: tracebacks show its lines, multiprocessing can import it.
+        program = self.folder / f"program_{len(self.started)}.py"
+        program.write_text(dedent(code), encoding="utf-8")
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-X",
+                "faulthandler",
+                *(self.options if options is None else options),
+                str(program),
+                *args,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            cwd=self.folder,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,  # a group of its own, to be killed as one
+        )
+        child = Child(process, timeout)
+        self.started.append(child)
+        return child
+
+    def run(
+        self,
+        code: str,
+        *args: str,
+        options: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `code` as a program to its end; `returncode`, `stdout` and `stderr` tell how."""
+        return self.start(code, *args, options=options, env=env, timeout=timeout).finish()
