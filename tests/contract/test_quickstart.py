@@ -187,7 +187,7 @@ def test_bad_arguments_are_refused_with_a_reason(arguments: list[str]) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
 def test_a_terminal_gets_a_line_of_progress() -> None:
-    import pty  # noqa: PLC0415 - Windows has no such module
+    import pty  # Windows has no such module
 
     terminal, standard_error = pty.openpty()
     with subprocess.Popen(
