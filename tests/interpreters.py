@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from textwrap import dedent
@@ -54,11 +55,12 @@ class Child:
         return self.process.stdout
 
     def expect(self, line: str) -> None:
-        """Wait for the child to print exactly this line next.
-
-        The test's own time limit ends a wait for a child that prints nothing.
-        """
+        """Wait for the child to print exactly this line next."""
+        watchdog = threading.Timer(self.timeout, self.process.send_signal, [signal.SIGABRT])
+        watchdog.start()
         printed = self.stdout.readline()
+        watchdog.cancel()
+        watchdog.join()
         if printed != f"{line}\n":
             finished = self.finish()
             message = f"expected {line!r}, got {printed!r}, then {finished}"
