@@ -1,0 +1,66 @@
+"""`sync` functions through process pools: each worker has one loop, and keeps its connections."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from counting_server import CountingServer
+    from interpreters import Python
+
+HERE = Path(__file__).parent
+
+# A process of its own: other consumers leave threads behind that would meet the fork.
+PROGRAM = """
+import asyncio
+import json
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import palitra
+from scale_jobs import fetch_connection
+
+
+def main(start_method, url):
+    # The parent has a loop already; no worker may mistake it for its own.
+    palitra.run(asyncio.sleep(0))
+    context = multiprocessing.get_context(start_method)
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        answers = list(pool.map(fetch_connection, [url] * 40))
+    print(json.dumps({"workers": answers, "parent": fetch_connection(url)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+def test_each_worker_of_a_process_pool_keeps_its_connection(
+    start_method: str, server: CountingServer, python: Python
+) -> None:
+    # Since 3.12 a fork beside threads warns; that palitra has one here is the point of the test.
+    options = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
+
+    ended = python.run(
+        PROGRAM, start_method, server.url, options=options, env={"PYTHONPATH": str(HERE)}
+    )
+
+    assert ended.stderr == ""
+    assert ended.returncode == 0
+    answers = json.loads(ended.stdout)
+    connections = {(pid, connection) for pid, connection in answers["workers"]}
+    workers = {pid for pid, _ in connections}
+    assert len(answers["workers"]) == 40
+    assert 1 <= len(workers) <= 2
+    # One connection for each worker, and one more for the parent, which comes last.
+    assert len(connections) == len(workers)
+    assert server.connections == len(workers) + 1
+    assert answers["parent"][0] not in workers
+    assert server.requests == 41
+    assert server.wait_until_all_closed()
