@@ -1,0 +1,517 @@
+"""AsyncLoopExecutor: a `concurrent.futures.Executor` over one event loop in a background thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import functools
+import inspect
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from types import CoroutineType, FunctionType
+from typing import Any, NoReturn, TypeGuard, TypeVar
+
+from palitra._future import LoopFuture
+from palitra._gather import Gathering
+from palitra._loop import DeadlockError, LoopThread, RunCall, name_of
+
+_T = TypeVar("_T")
+
+_numbers = itertools.count()
+_HINT_CALL = ": call it, f() instead of f"
+
+
+class _Kind(enum.Enum):
+    """What `submit` does with its first argument."""
+
+    CALL = "call and await it on the loop"
+    AWAIT = "await it on the loop"
+    THREAD = "call it in a worker thread"
+
+
+class AsyncLoopExecutor(Executor):
+    """An executor that runs coroutines on one event loop, in a thread of its own.
+
+    Coroutine functions and coroutines run on the loop, concurrently; any other callable runs in a
+    worker thread, so that it never blocks the loop. Futures are `concurrent.futures.Future`s. The
+    loop's thread starts with the first call. Leaving the ``with`` block calls `shutdown`.
+
+    All methods may be called from any thread. Those that wait raise `DeadlockError` on the loop's own
+    thread, where they would wait for themselves.
+
+    Args:
+        max_workers: The most coroutines from `submit` and `map` that are in flight at a time, and
+            the most worker threads. None: any number of coroutines, and as many threads as
+            `concurrent.futures.ThreadPoolExecutor` has by default.
+        thread_name_prefix: What the names of the threads begin with.
+        initializer: Called in each thread before its first call: the loop's, and the workers'. Where
+            it raises, the executor is broken: this and all later calls get
+            `concurrent.futures.BrokenExecutor`.
+        initargs: Arguments for *initializer*.
+        loop_factory: Makes the event loop, in its thread; `asyncio.new_event_loop` if None. Where it
+            raises, the executor is broken.
+        debug: Whether the loop is in asyncio's debug mode; None: as the environment says.
+
+    Raises:
+        ValueError: *max_workers* is less than 1.
+        TypeError: *max_workers* is not an integer, or *initializer* or *loop_factory* is not callable.
+
+    Example:
+        >>> import asyncio
+        >>> from concurrent.futures import as_completed
+        >>> from palitra import AsyncLoopExecutor
+        >>> async def double(x):
+        ...     await asyncio.sleep(0)
+        ...     return 2 * x
+        >>> with AsyncLoopExecutor() as executor:
+        ...     futures = [executor.submit(double, x) for x in range(3)]
+        ...     sorted(future.result() for future in as_completed(futures))
+        [0, 2, 4]
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        debug: bool | None = None,
+    ) -> None:
+        if max_workers is not None:
+            if not isinstance(max_workers, int):
+                raise TypeError(f"max_workers must be an integer or None, not {max_workers!r}")
+            if max_workers < 1:
+                raise ValueError("max_workers must be greater than 0")
+        for name, value in (("initializer", initializer), ("loop_factory", loop_factory)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be a callable, not {value!r}")
+        if max_workers is None:
+            self._max_workers = min(32, (os.cpu_count() or 1) + 4)
+        else:
+            self._max_workers = max_workers
+        self._loop_thread = LoopThread(
+            name_prefix=thread_name_prefix or f"AsyncLoopExecutor-{next(_numbers)}",
+            max_workers=max_workers,
+            max_threads=self._max_workers,
+            initialize=functools.partial(initializer or _nothing, *initargs),
+            loop_factory=loop_factory,
+            debug=debug,
+        )
+        # An executor that is dropped ends as if shut down. The loop's thread knows nothing of it.
+        weakref.finalize(self, self._loop_thread.shut_down).atexit = False
+
+    def __repr__(self) -> str:
+        return f"<palitra.AsyncLoopExecutor at {id(self):#x}: {self._loop_thread.state.value}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an executor cannot be pickled: it belongs to this process; pickle a function made by "
+            "palitra.sync, which uses the executor of the process that it is called in"
+        )
+
+    @property
+    def _broken(self) -> str | bool:
+        # Not ours to name: code that knows ThreadPoolExecutor looks here.
+        return self._loop_thread.broken or False
+
+    # -- the Executor interface ---------------------------------------------------------------
+
+    def submit(
+        self, fn: Callable[..., Any] | Coroutine[Any, Any, Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Schedule a call, and return its future.
+
+        A coroutine function is called and awaited on the loop; a coroutine is awaited there. Any
+        other callable is called in a worker thread; if it returns an awaitable, that is awaited on
+        the loop. Each call runs in a copy of the caller's context (`contextvars`).
+
+        Args:
+            fn: A coroutine function, a coroutine, or any other callable.
+            *args: Positional arguments for *fn*; none if it is a coroutine.
+            **kwargs: Keyword arguments for *fn*; none if it is a coroutine.
+
+        Returns:
+            A `concurrent.futures.Future`. `cancel` of a coroutine in flight requests its
+            cancellation and returns True; the future is `running` until the coroutine has finished
+            its clean-up.
+
+        Raises:
+            TypeError: *fn* cannot be called or awaited, or is an async generator (see `sync_iter`).
+            RuntimeError: The executor is shut down, or the interpreter is.
+            concurrent.futures.BrokenExecutor: The loop has failed.
+
+        Thread-safe; never blocks, but for the start of the loop at the first call.
+
+        >>> import palitra
+        >>> async def greet(name):
+        ...     return f"Hello, {name}!"
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     executor.submit(greet, "Ada").result()
+        'Hello, Ada!'
+
+        .. versionadded:: 0.1.0
+        """
+        # The two usual kinds are told apart at once; `_kind` knows all of them.
+        if type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE:
+            kind = _Kind.CALL
+        else:
+            kind = _kind(fn)
+        if kind is _Kind.AWAIT and (args or kwargs):
+            fn.close()
+            raise TypeError("a coroutine takes no arguments: pass the function and its arguments")
+        future: LoopFuture[Any]
+        if kind is _Kind.AWAIT:
+            future = LoopFuture(self._loop_thread, fn, None, None)
+        else:
+            future = LoopFuture(self._loop_thread, fn, args, kwargs)
+        try:
+            if kind is _Kind.THREAD:
+                self._loop_thread.accept(future, future.run_in_worker, in_worker=True)
+            else:
+                self._loop_thread.accept(future, future.start)
+        except BaseException:
+            future.cancel()  # so that nothing is left of a call that was refused or interrupted
+            raise
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Call *fn* for each tuple of items, all at once, and iterate over the results in order.
+
+        Args:
+            fn: What `submit` takes, but for a coroutine.
+            *iterables: As many as *fn* has parameters; ends with the shortest.
+            timeout: Seconds from now after which the iterator raises; None: never.
+            chunksize: Ignored, as by thread pools.
+            buffersize: The most results that are waited for or waiting to be taken; the iterables
+                are read no further than that needs. None: they are read to their end at once.
+
+        Returns:
+            An iterator. It raises what a call raised when its turn comes. Closing it, or dropping it
+            half-way, cancels the calls that are left.
+
+        Raises:
+            TimeoutError: From the iterator, when *timeout* is over.
+            TypeError: *buffersize* is not an integer, or *fn* is nothing that `submit` takes.
+            ValueError: *buffersize* is less than 1.
+            RuntimeError: The executor is shut down.
+            concurrent.futures.BrokenExecutor: The loop has failed.
+
+        Thread-safe; the iterator is for one thread at a time.
+
+        >>> import palitra
+        >>> async def double(x):
+        ...     return 2 * x
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     list(executor.map(double, range(3)))
+        [0, 2, 4]
+
+        .. versionadded:: 0.1.0
+        """
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        arguments = zip(*iterables, strict=False)
+        submit = self.submit  # may be replaced on the instance
+        futures: deque[Future[Any]] = deque()
+        try:
+            for args in itertools.islice(arguments, buffersize):
+                futures.append(submit(fn, *args))
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        more = None if buffersize is None else (submit(fn, *args) for args in arguments)
+        return _results(futures, more, deadline)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls, finish those there are, leave entered contexts, close the loop.
+
+        Tasks that user code started beside the calls are cancelled, and async generators closed, as
+        `asyncio.run` does it. Calling it again does no harm, and can wait or cancel where the first
+        call did not.
+
+        Args:
+            wait: Whether to return only when all that is done and the threads have ended.
+            cancel_futures: Whether to cancel what is unfinished: coroutines in flight too, of `run`
+                and `gather` as well. What runs in a worker thread cannot be cancelled.
+
+        Raises:
+            DeadlockError: *wait* is true, and the caller is on one of the executor's own threads;
+                nothing is changed.
+
+        Thread-safe.
+
+        .. versionadded:: 0.1.0
+        """
+        if wait and self._loop_thread.is_own_thread():
+            raise DeadlockError(
+                "shutdown(wait=True) would wait for the thread that it is called on; "
+                "use shutdown(wait=False) there"
+            )
+        self._loop_thread.shut_down()
+        if cancel_futures:
+            self._loop_thread.cancel_calls()
+        if wait:
+            self._loop_thread.join()
+
+    # -- blocking calls -----------------------------------------------------------------------
+
+    def run(
+        self,
+        coro: Coroutine[Any, Any, _T],
+        *,
+        timeout: float | None = None,
+        context: contextvars.Context | None = None,
+    ) -> _T:
+        """Run a coroutine on the loop, wait for it, and return its result.
+
+        Args:
+            coro: The coroutine.
+            timeout: Seconds after which it is cancelled; None: never. It then has a second for its
+                clean-up; if that is not enough, or the loop is blocked, the exception carries a
+                note that says where the loop's thread stands.
+            context: The context to run in; None: a copy of the caller's.
+
+        Returns:
+            The coroutine's result.
+
+        Raises:
+            BaseException: What the coroutine raised, unchanged.
+            TimeoutError: *timeout* is over.
+            KeyboardInterrupt: Ctrl-C. The coroutine is cancelled, and its clean-up waited for; a
+                second Ctrl-C does not wait. Any other exception from a signal handler likewise.
+            NotImplementedError: *coro* is awaitable, but not a coroutine.
+            TypeError: *coro* is neither.
+            DeadlockError: The caller is on the loop's own thread.
+            RuntimeError: The executor is shut down, or *context* is in use.
+            concurrent.futures.BrokenExecutor: The loop has failed.
+
+        Thread-safe. Not counted by *max_workers*.
+
+        >>> import palitra
+        >>> async def answer():
+        ...     return 42
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     executor.run(answer(), timeout=5)
+        42
+
+        .. versionadded:: 0.1.0
+        """
+        if type(coro) is not CoroutineType:
+            _check_coroutine(coro)
+        loop_thread = self._loop_thread
+        try:
+            loop_thread.refuse_on_loop("run()")
+            if timeout is not None:
+                timeout = _seconds(timeout)
+            if context is None:
+                context = contextvars.copy_context()
+            else:
+                context.run(_nothing)  # one in use could not be entered on the loop, ever
+        except BaseException:
+            coro.close()
+            raise
+        call = RunCall(loop_thread, coro, context)
+        try:
+            loop_thread.block(call, "run()", timeout)
+            error, call.error = call.error, None
+            if error is not None:
+                raise error
+            result = call.result
+            del call.result
+            return result
+        finally:
+            # A raised error holds this frame, and the loop's thread may hold the call a little longer.
+            error = None
+            del call, coro
+
+    def gather(
+        self,
+        *coros_or_futures: Awaitable[Any] | Future[Any],
+        return_exceptions: bool = False,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Await all arguments on the loop, concurrently, and return a list of their results.
+
+        On the first failure, after *timeout*, and on Ctrl-C, the coroutines are cancelled and their
+        clean-up awaited; then the exception is raised. Futures are awaited but never cancelled.
+
+        Args:
+            *coros_or_futures: Coroutines, other awaitables, `concurrent.futures.Future`s, and
+                `asyncio.Future`s of this loop.
+            return_exceptions: Whether exceptions are results like any other.
+            timeout: Seconds, as for `run`; None: no limit.
+
+        Returns:
+            The results in the order of the arguments.
+
+        Raises:
+            BaseException: What the first to fail raised, unless *return_exceptions*.
+            ValueError: An `asyncio.Future` belongs to another loop.
+            TypeError: An argument cannot be awaited.
+            TimeoutError, KeyboardInterrupt, DeadlockError, RuntimeError,
+            concurrent.futures.BrokenExecutor: As for `run`.
+
+        Thread-safe. Not counted by *max_workers*.
+
+        >>> import palitra
+        >>> async def double(x):
+        ...     return 2 * x
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     executor.gather(double(1), double(2))
+        [2, 4]
+
+        .. versionadded:: 0.1.0
+        """
+        gathering = Gathering(self._loop_thread, return_exceptions)
+        unique = {id(awaitable): awaitable for awaitable in coros_or_futures}
+        try:
+            self._loop_thread.refuse_on_loop("gather()")
+            self._check_awaitables(unique.values())
+            gathered = gathering.run(unique)
+            gathered.__qualname__ = f"gather of {len(unique)}"
+            results = self.run(gathered, timeout=timeout)
+            return [results[id(awaitable)] for awaitable in coros_or_futures]
+        except BaseException:
+            if not gathering.begun:
+                for awaitable in unique.values():
+                    if asyncio.iscoroutine(awaitable):
+                        awaitable.close()
+            raise
+        finally:
+            del gathering  # a raised error holds this frame, and it holds the error
+
+    def _check_awaitables(self, awaitables: Iterable[object]) -> None:
+        for awaitable in awaitables:
+            if type(awaitable) is CoroutineType or isinstance(awaitable, Future):
+                continue
+            if asyncio.isfuture(awaitable):
+                if awaitable.get_loop() is not self.get_loop():
+                    raise ValueError(
+                        f"{awaitable!r} belongs to another event loop; "
+                        "pass a concurrent.futures.Future"
+                    )
+            elif not inspect.isawaitable(awaitable):
+                raise TypeError(
+                    f"gather() takes coroutines, other awaitables and futures, not {awaitable!r}"
+                    f"{_HINT_CALL if callable(awaitable) else ''}"
+                )
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running event loop; starts it if need be.
+
+        For code that wants the loop itself (``loop.call_soon_threadsafe``, and libraries that take a
+        loop). Do not stop or close it: `shutdown` does.
+
+        Raises:
+            RuntimeError: The executor is shut down.
+            concurrent.futures.BrokenExecutor: The loop has failed.
+
+        Thread-safe.
+
+        >>> import palitra
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     executor.get_loop().is_running()
+        True
+
+        .. versionadded:: 0.1.0
+        """
+        return self._loop_thread.start()
+
+
+def _results(
+    futures: deque[Future[Any]], more: Iterator[Future[Any]] | None, deadline: float | None
+) -> Iterator[Any]:
+    try:
+        while futures:
+            if more is not None:
+                futures.extend(itertools.islice(more, 1))
+            # No local variable for the future: it would keep the result alive.
+            yield _result_or_cancel(
+                futures.popleft(), None if deadline is None else deadline - time.monotonic()
+            )
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _result_or_cancel(future: Future[_T], timeout: float | None) -> _T:
+    try:
+        try:
+            return future.result(timeout)
+        finally:
+            future.cancel()
+    finally:
+        del future  # a raised error holds this frame, and the future holds the error
+
+
+def _kind(fn: object) -> _Kind:
+    """Tell what `submit` is to do with *fn*; raise TypeError if nothing can be done."""
+    if _is_coroutine(fn):
+        return _Kind.AWAIT
+    called = fn
+    while isinstance(called, functools.partial):
+        called = called.func
+    if inspect.isasyncgen(fn) or inspect.isasyncgenfunction(called):
+        raise TypeError(f"submit() takes no async generator ({name_of(fn)}): use sync_iter()")
+    if not callable(fn):
+        hint = ""
+        if inspect.isawaitable(fn) or isinstance(fn, Future):
+            hint = "; to wait for it, use gather(), or await it in a coroutine"
+        raise TypeError(f"submit() takes a callable or a coroutine, not {fn!r}{hint}")
+    if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(type(called).__call__):
+        return _Kind.CALL
+    return _Kind.THREAD
+
+
+def _is_coroutine(obj: object) -> TypeGuard[Coroutine[Any, Any, Any]]:
+    # asyncio takes plain generators as well, before 3.12; they could not be awaited.
+    return asyncio.iscoroutine(obj) and inspect.isawaitable(obj)
+
+
+def _check_coroutine(obj: object) -> None:
+    if _is_coroutine(obj):
+        return
+    if inspect.isawaitable(obj):
+        raise NotImplementedError(
+            f"run() takes a coroutine, not {obj!r}: use gather(), or await it in a coroutine"
+        )
+    hint = ""
+    if isinstance(obj, Future):
+        hint = ": use its result()"
+    elif inspect.isasyncgen(obj) or inspect.isasyncgenfunction(obj):
+        hint = ": use sync_iter()"
+    elif callable(obj):
+        hint = _HINT_CALL
+    raise TypeError(f"run() takes a coroutine, not {obj!r}{hint}")
+
+
+def _seconds(timeout: float) -> float:
+    """A timeout that a lock takes; TypeError if it is not a number."""
+    return max(0.0, min(float(timeout), threading.TIMEOUT_MAX))
+
+
+def _nothing(*_: object) -> None:
+    pass

@@ -1,0 +1,277 @@
+"""LoopFuture: a standard future whose state and cancellation tell the truth about a call.
+
+The state of the call is the state of the future (`concurrent.futures.Future` has all that are needed),
+guarded by the future's own condition. It changes here only:
+
+    PENDING --_begin-------------------> RUNNING --_settle--> FINISHED or CANCELLED_AND_NOTIFIED
+    PENDING --_settle (cancel, fail)-------------------------^
+
+`_begin` and `_settle` each look at the state and change it while they hold the condition, so exactly
+one of a `cancel` and the start of the call wins, and whoever gets to settle the call does so alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import inspect
+import threading
+from _thread import LockType, allocate_lock
+from collections.abc import Callable, Coroutine
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from palitra._loop import LoopThread, name_of, user_traceback
+
+if TYPE_CHECKING:
+    _Condition = threading.Condition
+else:
+    _Condition = type(threading.RLock())
+
+_T = TypeVar("_T")
+
+
+class _FutureCondition(_Condition):
+    """What a future needs of a condition variable: the lock itself, and those who wait.
+
+    A `threading.Condition` takes four times as long to make, and more memory than all the rest of
+    the call. And this is the place where `result` and `exception` are about to wait: the one to say
+    that they would do so for ever.
+    """
+
+    __slots__ = ("loop_thread", "waiters")
+
+    loop_thread: LoopThread
+    waiters: tuple[LockType, ...]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.loop_thread.refuse_on_loop("waiting for a future")
+        waiter = allocate_lock()
+        waiter.acquire()
+        self.waiters += (waiter,)
+        saved = self._release_save()
+        try:
+            return waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        finally:
+            self._acquire_restore(saved)
+
+    def notify_all(self) -> None:
+        for waiter in self.waiters:
+            waiter.release()
+        self.waiters = ()
+
+
+class LoopFuture(concurrent.futures.Future[_T]):
+    """The future of one call: coroutine function, plain callable or coroutine object."""
+
+    def __init__(
+        self,
+        loop_thread: LoopThread,
+        target: Callable[..., Any] | Coroutine[Any, Any, _T],
+        args: tuple[Any, ...] | None,
+        kwargs: dict[str, Any] | None,
+    ) -> None:
+        self._loop_thread = loop_thread
+        self._prepare()
+        # What to call with `_args`, or what to await where they are None. None when settled.
+        self._target: Any = target
+        self._args = args
+        self._kwargs = kwargs
+        self._context = contextvars.copy_context()
+        self._task: asyncio.Task[None] | None = None
+        # Whether a worker thread has it: then it cannot be cancelled, and is certain to settle.
+        self._in_worker = False
+
+    def _prepare(self) -> None:
+        # Not super().__init__(), for the sake of the condition: these six are all that it sets.
+        condition = _FutureCondition()
+        condition.loop_thread = self._loop_thread
+        condition.waiters = ()
+        self._condition = condition
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self._waiters = []
+        self._done_callbacks = []
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a future cannot be pickled: it belongs to this process's event loop; pickle a function "
+            "made by palitra.sync, and call it in the other process"
+        )
+
+    # -- state --------------------------------------------------------------------------------
+
+    def _begin(self) -> bool:
+        """Change from PENDING to RUNNING; False where the call was cancelled before."""
+        with self._condition:
+            if self._state != PENDING:
+                return False
+            self._state = RUNNING
+            return True
+
+    def _settle(self, state: str, only_from: tuple[str, ...] = (PENDING, RUNNING)) -> bool:
+        """Change to the final *state* and tell everybody; False where another came before.
+
+        `_result` or `_exception` is set already. Once those who wait go on, no frame here may hold
+        either, or it would outlive what they do with it.
+        """
+        with self._condition:
+            if self._state not in only_from:
+                return False
+            self._state = state
+            for waiter in self._waiters:
+                if state != FINISHED:
+                    waiter.add_cancelled(self)
+                elif self._exception is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()
+        return True
+
+    def cancel(self) -> bool:
+        """Cancel the call if it has not started, or request its cancellation on the loop.
+
+        A coroutine in flight receives `asyncio.CancelledError` where it waits. It stays `running()`
+        until it has finished its clean-up; then it is `cancelled()`, or has a result if it chose to
+        return one. Thread-safe; never blocks.
+
+        Returns:
+            True if the call is cancelled or its cancellation requested; False if it is finished, or
+            runs in a worker thread, where nothing can cancel it.
+        """
+        if self._settle(CANCELLED_AND_NOTIFIED, only_from=(PENDING,)):
+            self._release()
+            self._loop_thread.finished(self)
+            return True
+        if self._state == RUNNING and not self._in_worker:
+            self._loop_thread.post(self._cancel_on_loop)
+            return True
+        return self.cancelled()
+
+    def _cancel_on_loop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif self._state == RUNNING:  # an awaitable from a worker thread that waits for its turn
+            self._settle_unstarted(CANCELLED_AND_NOTIFIED)
+
+    def fail(self, error: BaseException) -> None:
+        """Settle with *error*, unless settled or in a worker thread, which settles it."""
+        if not self._in_worker and not self.done():
+            self._exception = error
+            self._settle_unstarted(FINISHED)
+
+    def _settle_unstarted(self, state: str) -> None:
+        self._release()
+        try:
+            self._settle(state)
+        finally:
+            self._loop_thread.finished(self)
+
+    def _release(self) -> None:
+        """Drop what a call that will not run holds."""
+        target, self._target = self._target, None
+        if self._task is None and self._args is None and asyncio.iscoroutine(target):
+            target.close()  # or it would be said never to have been awaited
+        self._args = self._kwargs = None
+
+    def abandon(self, error: BaseException) -> None:
+        """Settle with *error* in a forked child, where a held lock is never released.
+
+        Whoever waits, and whatever is to be called back, is the parent's.
+        """
+        if self._state in (PENDING, RUNNING):
+            self._prepare()
+            self._release()
+            self._task = None
+            self._state, self._exception = FINISHED, error
+
+    def describe(self) -> str:
+        """The name of what is called."""
+        return name_of(self._target)
+
+    # -- on the loop --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """On the loop: begin, as soon as the limit of calls in flight allows."""
+        slots = self._loop_thread.slots
+        if slots is None:
+            self._start_task()
+        else:
+            slots.enter(self._start_task)
+
+    def _start_task(self) -> None:
+        if not self._begin() and self._state != RUNNING:
+            self._end()  # cancelled before it began
+            return
+        drive = self._drive()
+        try:
+            task = self._loop_thread.create_task(drive, self._context, self._task_ended)
+        except BaseException as exc:
+            drive.close()
+            self.fail(exc)
+            self._end()
+        else:
+            if self._target is not None:
+                self._task = task
+
+    async def _drive(self) -> None:
+        state = FINISHED
+        try:
+            if self._args is not None:
+                awaitable = self._target(*self._args, **(self._kwargs or {}))
+                self._target, self._args, self._kwargs = awaitable, None, None
+                del awaitable
+            self._result = await self._target
+        except asyncio.CancelledError:
+            state = CANCELLED_AND_NOTIFIED
+        except BaseException as exc:
+            if not self.done():
+                self._exception = user_traceback(exc)
+        self._target = self._task = None
+        try:
+            self._settle(state)
+        finally:
+            self._end()
+
+    def _task_ended(self, _: object) -> None:
+        """A task that was cancelled before its first step never came to settle its call."""
+        if self._target is not None:
+            self._task = None
+            self._settle_unstarted(CANCELLED_AND_NOTIFIED)
+            self._end()
+
+    def _end(self) -> None:
+        self._loop_thread.finished(self)
+        if self._loop_thread.slots is not None:
+            self._loop_thread.slots.leave()
+
+    # -- in a worker thread -------------------------------------------------------------------
+
+    def run_in_worker(self) -> None:
+        """In a worker thread: call, and leave what is to be awaited to the loop."""
+        self._in_worker = True
+        if not self._begin():
+            return
+        try:
+            self._result = self._context.run(
+                self._target, *(self._args or ()), **(self._kwargs or {})
+            )
+        except BaseException as exc:
+            self._exception = user_traceback(exc)
+        self._args = self._kwargs = None
+        if self._exception is None and inspect.isawaitable(self._result):
+            self._target, self._result = self._result, None
+            self._in_worker = False
+            self._loop_thread.post(self.start)
+            if not self._loop_thread.holds(self):
+                self.fail(concurrent.futures.BrokenExecutor("the event loop ended"))
+            return
+        self._target = None
+        try:
+            self._settle(FINISHED)
+        finally:
+            self._loop_thread.finished(self)

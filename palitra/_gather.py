@@ -1,0 +1,135 @@
+"""gather: many awaitables, awaited as one call. Everything here is on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from palitra._loop import LoopThread, user_traceback
+
+_BATCH = 100  # children started before the loop's other callbacks have their turn
+
+_Awaitable: TypeAlias = Awaitable[Any] | concurrent.futures.Future[Any]
+
+
+class Gathering:
+    """The children of one `gather` and their results.
+
+    Coroutines and other awaitables become tasks, which are cancelled when one fails. Futures that
+    were handed in are somebody else's: they are watched, never cancelled.
+    """
+
+    def __init__(self, loop_thread: LoopThread, return_exceptions: bool) -> None:
+        self._loop_thread = loop_thread
+        self._return_exceptions = return_exceptions
+        self.begun = False
+        self._results: dict[int, Any] = {}
+        self._unfinished = 0
+        self._over = False  # nothing more is wanted of the futures
+        self._error: BaseException | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._unwatch: list[Callable[[], object]] = []
+        self._waiter: asyncio.Future[None] | None = None  # set while `run` waits
+
+    async def run(self, awaitables: dict[int, _Awaitable]) -> dict[int, Any]:
+        """Await all, and return the results by the keys of *awaitables*; or raise a failure."""
+        self.begun = True
+        self._unfinished = len(awaitables)
+        unstarted = iter(awaitables.items())
+        try:
+            for number, (key, awaitable) in enumerate(unstarted, 1):
+                self._start(key, awaitable)
+                if self._error is not None:
+                    break
+                if not number % _BATCH:
+                    await asyncio.sleep(0)
+            while self._unfinished and self._error is None:
+                await self._wait()
+        except asyncio.CancelledError as exc:
+            self._error = exc
+        self._over = True
+        for unwatch in self._unwatch:
+            unwatch()
+        if self._error is None:
+            return self._results
+        for _, awaitable in unstarted:
+            if asyncio.iscoroutine(awaitable):
+                awaitable.close()
+        await self._cancel_tasks()
+        raise self._error
+
+    def _start(self, key: int, awaitable: _Awaitable) -> None:
+        if isinstance(awaitable, concurrent.futures.Future):
+            done = functools.partial(self._future_done, key)
+            awaitable.add_done_callback(
+                lambda future: self._loop_thread.post(functools.partial(done, future))
+            )
+        elif asyncio.isfuture(awaitable):
+            done = functools.partial(self._future_done, key)
+            awaitable.add_done_callback(done)
+            self._unwatch.append(functools.partial(awaitable.remove_done_callback, done))
+        else:
+            ended = functools.partial(self._task_ended, key, awaitable)
+            task = self._loop_thread.create_task(self._child(key, awaitable), None, ended)
+            if not task.done():
+                self._tasks[key] = task
+
+    async def _child(self, key: int, awaitable: Awaitable[Any]) -> None:
+        try:
+            self._results[key] = await awaitable
+        except BaseException as exc:
+            self._failed(key, exc)
+        self._finished(key)
+
+    def _task_ended(self, key: int, awaitable: Awaitable[Any], _: object) -> None:
+        """A task that was cancelled before its first step never came to run `_child`."""
+        if key in self._tasks:
+            if asyncio.iscoroutine(awaitable):
+                awaitable.close()
+            self._failed(key, asyncio.CancelledError())
+            self._finished(key)
+
+    def _future_done(
+        self, key: int, future: asyncio.Future[Any] | concurrent.futures.Future[Any]
+    ) -> None:
+        if not self._over:
+            try:
+                self._results[key] = future.result()
+            except BaseException as exc:
+                self._failed(key, exc)
+            self._finished(key)
+
+    def _failed(self, key: int, exc: BaseException) -> None:
+        user_traceback(exc)
+        if self._return_exceptions:
+            self._results[key] = exc
+        elif self._error is None:
+            self._error = exc
+
+    def _finished(self, key: int) -> None:
+        self._unfinished -= 1
+        self._tasks.pop(key, None)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            if not self._tasks or self._error is not None:
+                waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def _cancel_tasks(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        while self._tasks:
+            try:
+                await self._wait()
+            except asyncio.CancelledError:  # once more, perhaps by shutdown(cancel_futures=True)
+                for task in self._tasks.values():
+                    task.cancel()

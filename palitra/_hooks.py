@@ -1,0 +1,164 @@
+"""What a process does to its loop threads: fork, the end of the main thread, exit.
+
+Importing this module does nothing. The first loop thread that starts calls `watch`, which registers
+three hooks, once; they reach the loop threads through weak references, so that they keep none alive.
+
+    fork                  the child gets fresh, not yet started loop threads
+    main thread ends      the calls in flight are finished while threads can still start
+    atexit                no new call; every loop is closed and its thread joined
+
+The middle hook is the one that `concurrent.futures.thread` uses. Hooks of that kind run last in,
+first out; that module is imported here so that it registers first and its worker threads (those of
+`asyncio.to_thread`) still work while ours waits.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread  # noqa: F401  (registers its exit hook before ours, see above)
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+LOGGER = logging.getLogger("palitra")
+PATIENCE = 5.0  # seconds of waiting at exit before a log line says what for
+
+
+class Watched(Protocol):
+    """What the hooks need of a loop thread."""
+
+    ends_with_main_thread: bool
+
+    def after_fork_in_child(self) -> None: ...
+    def wait_for_calls(self, timeout: float | None) -> bool: ...
+    def begin_exit(self) -> None: ...
+    def join(self, timeout: float | None) -> bool: ...
+    def cancel_everything(self) -> None: ...
+    def waited_for(self) -> str: ...
+
+
+class Forked(Protocol):
+    """What the fork hook needs of anything else that must start afresh in a child."""
+
+    def after_fork_in_child(self) -> None: ...
+
+
+class _Process:
+    """This process's hooks and the objects that they look after."""
+
+    def __init__(self) -> None:
+        self.loop_threads: weakref.WeakSet[Watched] = weakref.WeakSet()
+        self.others: weakref.WeakSet[Forked] = weakref.WeakSet()
+        self.fork_hook = False
+        self.thread_hook = False
+        self.atexit_hook = False
+        self.exiting = False
+
+
+_process = _Process()
+
+
+def watch(loop_thread: Watched) -> bool:
+    """Look after *loop_thread*; False when the process is too far into its exit to start it.
+
+    Thread-safe without a lock: registering a hook twice is harmless, because each hook does
+    nothing the second time.
+    """
+    if _process.exiting:
+        return False
+    _register_fork_hook()
+    if not _process.thread_hook:
+        _process.thread_hook = True
+        try:
+            threading._register_atexit(_main_thread_ends)  # type: ignore[attr-defined]
+        except (AttributeError, RuntimeError):
+            pass  # no such hook here, or the main thread has ended already: atexit does it all
+    if not _process.atexit_hook:
+        _process.atexit_hook = True
+        atexit.unregister(_at_exit)  # a forked child inherits the parent's registration, or not
+        atexit.register(_at_exit)
+    _process.loop_threads.add(loop_thread)
+    return True
+
+
+def restart_after_fork(other: Forked) -> None:
+    """Call ``other.after_fork_in_child()`` in each forked child, as long as *other* lives."""
+    _register_fork_hook()
+    _process.others.add(other)
+
+
+def _register_fork_hook() -> None:
+    if not _process.fork_hook:
+        _process.fork_hook = True
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forked)
+
+
+def _forked() -> None:
+    # multiprocessing empties the atexit table of its children, so that the hook must be
+    # registered again there; a fork from inside an exit does not make the child exit.
+    _process.atexit_hook = False
+    _process.exiting = False
+    for other in (*_process.others, *_process.loop_threads):
+        other.after_fork_in_child()
+
+
+def _main_thread_ends() -> None:
+    """Finish the calls in flight, not those that other threads still make afterwards."""
+    loop_threads = list(_process.loop_threads)
+    _wait(loop_threads, [lt.wait_for_calls for lt in loop_threads])
+    if _atexit_is_skipped():
+        _at_exit()
+    else:
+        _finish([lt for lt in loop_threads if lt.ends_with_main_thread])
+
+
+def _atexit_is_skipped() -> bool:
+    """Whether this is a multiprocessing child that ends without atexit (forked, before 3.13)."""
+    process = sys.modules.get("multiprocessing.process")
+    return (
+        sys.version_info < (3, 13)
+        and process is not None
+        and process.parent_process() is not None
+        and "--multiprocessing-fork" not in sys.orig_argv  # a spawned child runs atexit
+    )
+
+
+def _at_exit() -> None:
+    _process.exiting = True
+    _finish(list(_process.loop_threads))
+
+
+def _finish(loop_threads: list[Watched]) -> None:
+    for loop_thread in loop_threads:
+        loop_thread.begin_exit()
+    _wait(loop_threads, [lt.join for lt in loop_threads])
+
+
+def _wait(loop_threads: list[Watched], waits: list[Callable[[float | None], bool]]) -> None:
+    """Wait, one after another; a log line after a while, and Ctrl-C cancels what is waited for.
+
+    A second Ctrl-C ends the waiting. Neither is raised: an exception here would only be printed
+    by the interpreter, which is ending anyway, and would keep the other hooks from running.
+    """
+    deadline = time.monotonic() + PATIENCE
+    logged = cancelled = False
+    while waits:
+        try:
+            if waits[0](None if logged else max(0.0, deadline - time.monotonic())):
+                del waits[0]
+            elif not logged:
+                logged = True
+                names = ", ".join(filter(None, (lt.waited_for() for lt in loop_threads)))
+                LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
+        except KeyboardInterrupt:
+            if cancelled:
+                return
+            cancelled = True
+            for loop_thread in loop_threads:
+                loop_thread.cancel_everything()

@@ -1,0 +1,739 @@
+"""LoopThread: one thread, one event loop, and the hand-off between it and everybody else.
+
+Guarantees
+    * A call that `accept` took is settled, whatever happens: by its own end, by the failure of the
+      loop, by a fork in the child. A call that `accept` refused never starts.
+    * Callbacks given to `post` run on the loop, in the order of their posting.
+    * Methods that do not say "on the loop" may be called by any thread, by a signal handler, and by
+      a finalizer in the middle of any other method.
+
+Assumes
+    `add` and `discard` of a set, `append` and `popleft` of a deque are atomic; and where two threads
+    each write one variable and then read the other's, at least one sees what the other wrote.
+
+How the hand-off loses nothing: three pairs, each of which writes first and looks second
+
+    accept    adds the call to `_calls`, then looks at `_state`
+    the end   changes `_state`, then looks at `_calls`
+        Either `accept` sees the end and refuses, or the end sees the call and waits for it (or fails
+        it, where the loop has died).
+
+    post      appends to `_inbox`, then looks at `_awake`, and wakes the loop unless it is set
+    _drain    clears `_awake`, then looks at `_inbox`, and wakes itself unless it is empty
+        Either the poster wakes the loop or the drain sees the item. Between the two, nobody else pays
+        for waking a loop that is awake: one wake-up per burst.
+
+    start     adds its lock to `_starters`, then looks at `_state`, and waits if it is NEW
+    _main     changes `_state`, then releases each of `_starters`
+        Either the starter does not wait or it is released.
+
+A caller that waits does so on a bare lock of its own, and `_lock` is re-entrant: nobody ever waits for
+a lock that is held by the code he interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import enum
+import functools
+import logging
+import sys
+import threading
+import time
+from _thread import LockType, allocate_lock
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from types import FrameType
+from typing import Any, Generic, Protocol, TypeVar
+
+from palitra import _hooks
+from palitra._workers import WorkerThreads, make_thread
+
+_T = TypeVar("_T")
+
+LOGGER = logging.getLogger("palitra")
+
+_BATCH = 100  # callbacks that a drain runs before the loop's others have their turn
+_GRACE = 1.0  # seconds that a timed-out call has for its clean-up
+_NAMED = 10  # calls that a log line names
+# Where asyncio can, a task runs up to its first suspension at once: a coroutine that does not
+# suspend costs no turn of the loop.
+_EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+# On Windows no signal interrupts the wait for a lock.
+_INTERRUPTIBLE = sys.platform != "win32"
+_SLICE = 0.1  # so there the main thread waits in slices of this many seconds
+
+
+class DeadlockError(RuntimeError):
+    """This blocking call could never return.
+
+    Raised by blocking calls (`run`, `gather`, `shutdown`, `Future.result`, the synchronous bridges)
+    on the very thread that would have to do the work they wait for. Inside a coroutine, ``await``
+    instead.
+
+    >>> import palitra
+    >>> async def outer():
+    ...     return palitra.run(inner())
+    >>> async def inner():
+    ...     return 1
+    >>> palitra.run(outer())  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    palitra.DeadlockError: run() would wait for its own thread ...
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class State(enum.Enum):
+    NEW = "not started"
+    RUNNING = "running"
+    SHUTDOWN = "shut down"
+    EXITING = "ending with the interpreter"
+    BROKEN = "broken"
+
+
+_USABLE = (State.NEW, State.RUNNING)
+_ENDING = (State.SHUTDOWN, State.EXITING)
+
+
+class Call(Protocol):
+    """What a loop thread knows of a call that it accepted."""
+
+    def fail(self, error: BaseException) -> None:
+        """Settle with *error*, unless settled, or certain to settle by itself."""
+
+    def cancel(self) -> bool:
+        """Cancel, or ask for it."""
+
+    def abandon(self, error: BaseException) -> None:
+        """Settle with *error* in a forked child, where a held lock is never released."""
+
+    def describe(self) -> str:
+        """A name for people."""
+
+
+class LoopThread:
+    """A thread that runs an event loop from the first call to the end of the last."""
+
+    def __init__(
+        self,
+        name_prefix: str,
+        max_workers: int | None,
+        max_threads: int,
+        initialize: Callable[[], None],
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+        debug: bool | None,
+    ) -> None:
+        self._name_prefix = name_prefix
+        self._max_workers = max_workers
+        self._max_threads = max_threads
+        self._initialize = initialize
+        self._loop_factory = loop_factory
+        self._debug = debug
+        self._abandoned: list[object] = []
+        self._reset(State.NEW)
+
+    def _reset(self, state: State) -> None:
+        # Guards changes of `_state`; held for the change alone, never while waiting. Reading `_state`
+        # needs no lock.
+        self._lock = threading.RLock()
+        self._state = state
+        self._cause: BaseException | None = None  # of BROKEN
+        self._thread: threading.Thread | None = None
+        self._ident: int | None = None  # the thread's
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # The one permission to run the loop: the thread that popped it has it.
+        self._claims = [True]
+        self._starters: list[LockType] = []
+        self._calls: set[Call] = set()
+        self._inbox: deque[Callable[[], object]] = deque()
+        self._awake = False
+        self._exit_watch: _ExitWatch | None = None
+        self._done = False  # the loop has nothing left to do but its clean-up
+        self._ended = False  # and that is done
+        self._winding_down: asyncio.Task[None] | None = None
+        # On the loop: what to await before the loop ends, last in first out.
+        self.exits: dict[Callable[[], Awaitable[object]], None] = {}
+        self.slots = None if self._max_workers is None else Slots(self, self._max_workers)
+        self.workers = WorkerThreads(
+            self._max_threads, self._name_prefix, self._run_initializer, self._worker_failed
+        )
+
+    # -- state --------------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Whether a call would be accepted, as far as can be told from outside."""
+        return self._state in _USABLE
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def broken(self) -> str | None:
+        """Why calls are refused, where the loop has failed."""
+        return str(self._refusal()) if self._state is State.BROKEN else None
+
+    def _change_state(self, state: State) -> None:
+        """Move on to *state*, unless an end has come before."""
+        with self._lock:
+            if self._state in _USABLE:
+                self._state = state
+
+    def _refusal(self) -> Exception:
+        if self._state is State.BROKEN:
+            return self._failure()
+        what = "interpreter shutdown" if self._state is State.EXITING else "shutdown"
+        return RuntimeError(f"cannot schedule new futures after {what}")
+
+    def _failure(self) -> concurrent.futures.BrokenExecutor:
+        error = concurrent.futures.BrokenExecutor(f"the event loop failed: {self._cause!r}")
+        error.__cause__ = self._cause
+        return error
+
+    def on_loop(self) -> bool:
+        """Whether the caller is on the loop's thread."""
+        return self._ident == threading.get_ident()
+
+    def refuse_on_loop(self, what: str) -> None:
+        """Raise DeadlockError where *what* would wait for the thread that it is called on."""
+        if self.on_loop():
+            raise DeadlockError(
+                f"{what} would wait for its own thread, the event loop's: inside a coroutine, "
+                "'await' the coroutine, or asyncio.wrap_future(future), instead"
+            )
+
+    # -- hand-off -----------------------------------------------------------------------------
+
+    def accept(self, call: Call, start: Callable[[], object], in_worker: bool = False) -> None:
+        """Take over *call* and run *start* for it, on the loop or in a worker thread; or raise.
+
+        Raises RuntimeError or BrokenExecutor where the call is refused. Ctrl-C can arrive anywhere
+        in here; `holds` tells whether the call was taken then.
+        """
+        if self._state is State.NEW:
+            self.start()
+        self._calls.add(call)
+        if self._state is not State.RUNNING:
+            self.finished(call)
+            raise self._refusal()
+        if in_worker:
+            try:
+                self.workers.submit(start)
+            except RuntimeError:
+                self.finished(call)
+                raise
+        else:
+            self._inbox.append(start)
+            if not self._awake:
+                self._wake()
+
+    def holds(self, call: Call) -> bool:
+        """Whether *call* was accepted and the loop is still there to settle it."""
+        return call in self._calls and not self._ended
+
+    def finished(self, call: Call) -> None:
+        """Let go of *call*: it is settled, and its callbacks have run."""
+        self._calls.discard(call)
+        if self._state is not State.RUNNING and not self._calls:
+            self.post(self._wind_down)
+        if self._exit_watch is not None:
+            self._exit_watch.discard(call)
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Run *callback*, which raises nothing, on the loop; lost where the loop has ended."""
+        self._inbox.append(callback)
+        if not self._awake:
+            self._wake()
+
+    def _wake(self) -> None:
+        loop = self._loop
+        if loop is None:
+            if self._ended:
+                self._inbox.clear()
+            return  # not there yet, and it will begin with a drain; or gone
+        self._awake = True
+        try:
+            loop.call_soon_threadsafe(self._drain)
+        except BaseException as exc:
+            # Ctrl-C can arrive anywhere in there. Claiming a wake-up that was not sent would hang
+            # all later callers; sending one too many costs nothing.
+            self._awake = False
+            if not isinstance(exc, RuntimeError):
+                raise
+            # Somebody closed the loop, and its thread settles the calls.
+
+    def _drain(self) -> None:
+        """On the loop: run a batch of what is in the inbox."""
+        inbox = self._inbox
+        try:
+            for _ in range(min(len(inbox), _BATCH)):
+                inbox.popleft()()
+        finally:
+            self._awake = False
+            if inbox:
+                self._wake()
+
+    def block(self, call: BlockingCall[Any], what: str, timeout: float | None) -> None:
+        """Hand over *call* and wait until it is settled.
+
+        Whatever interrupts the waiting cancels the call, waits for its clean-up and goes on to the
+        caller; a second interruption leaves the call to the loop.
+        """
+        try:
+            self.accept(call, call.start)
+            if timeout is None and _INTERRUPTIBLE:
+                call.done.acquire()
+                return
+            if _acquire(call.done, timeout):
+                return
+            call.cancel()
+            in_time = _acquire(call.done, _GRACE)
+        except BaseException:
+            if self.holds(call):
+                call.cancel()
+                _acquire(call.done, None)
+            call.close()
+            raise
+        error = TimeoutError(f"{what} timed out after {timeout:g} s")
+        if not in_time:
+            error.add_note(
+                f"{call.describe()} has not ended {_GRACE:g} s after its cancellation"
+                f"{call.where()}; the loop's thread stands {self._where()}"
+            )
+        raise error from call.cause()
+
+    def _where(self) -> str:
+        frame = sys._current_frames().get(self._ident or 0)
+        return "nowhere: it has ended" if frame is None else _place(frame)
+
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, None],
+        context: contextvars.Context | None,
+        ended: Callable[[object], object],
+    ) -> asyncio.Task[None]:
+        """On the loop: start *coro* at once, unless a task factory of the user's decides.
+
+        A task that does not start at once can be cancelled before *coro* runs a line: then, too,
+        *ended* is called.
+        """
+        loop = asyncio.get_running_loop()
+        if _EAGER and loop.get_task_factory() is None:
+            return asyncio.Task(coro, loop=loop, context=context, **_EAGER)
+        task = loop.create_task(coro, context=context)
+        task.add_done_callback(ended)
+        return task
+
+    # -- start --------------------------------------------------------------------------------
+
+    def start(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, started if need be; raise where no call is accepted."""
+        while self._state is State.NEW:
+            starter = allocate_lock()
+            starter.acquire()
+            self._starters.append(starter)
+            if self._claims:
+                # Several callers can come here at once; a thread that gets no claim just ends.
+                if not _hooks.watch(self):
+                    raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+                make_thread(self._main, name=f"{self._name_prefix}_loop").start()
+            if self._state is State.NEW:
+                starter.acquire()
+        loop = self._loop
+        if self._state is not State.RUNNING or loop is None:
+            raise self._refusal()
+        return loop
+
+    def _main(self) -> None:
+        """The life of the loop's thread, from its claim to its end."""
+        try:
+            self._claims.pop()
+        except IndexError:
+            return
+        self._thread = threading.current_thread()
+        self._ident = threading.get_ident()
+        runner = asyncio.Runner(debug=self._debug, loop_factory=self._loop_factory)
+        try:
+            self._loop = loop = runner.get_loop()
+            self._run_initializer()
+            loop.call_soon(self._drain)
+            self._change_state(State.RUNNING)
+            self._release_starters()
+            if self._state is not State.RUNNING:
+                self.post(self._wind_down)  # it was shut down meanwhile
+            while not self._done:
+                try:
+                    loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    pass  # a task of the user's own raised it, and has kept it
+                # Where user code stopped the loop, it goes on.
+        except BaseException as exc:
+            self._break(exc)
+        self._close(runner)
+
+    def _run_initializer(self) -> None:
+        try:
+            self._initialize()
+        except BaseException:
+            # The logger and the words of the standard executors.
+            logging.getLogger("concurrent.futures").critical(
+                "Exception in initializer:", exc_info=True
+            )
+            raise
+
+    def _release_starters(self) -> None:
+        while self._starters:
+            self._starters.pop().release()
+
+    # -- end ----------------------------------------------------------------------------------
+
+    def shut_down(self) -> None:
+        """Accept no more calls; the loop ends when those it has are finished."""
+        self._change_state(State.SHUTDOWN)
+        self.post(self._wind_down)
+
+    def begin_exit(self) -> None:
+        """As `shut_down`, because the interpreter ends."""
+        self._change_state(State.EXITING)
+        self.post(self._wind_down)
+
+    def cancel_calls(self) -> None:
+        """Cancel every call that can be cancelled."""
+        for call in list(self._calls):
+            call.cancel()
+
+    def cancel_everything(self) -> None:
+        """Cancel what the end of the loop waits for: its calls, then the clean-up itself."""
+        if self._calls:
+            self.cancel_calls()
+        else:
+            self.post(self._cancel_tasks)
+
+    def _cancel_tasks(self) -> None:
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end of the loop's thread and the worker threads; False if it took too long."""
+        for thread in (self._thread, *self.workers.threads):
+            if thread is not None and thread.ident is not None:
+                thread.join(timeout)
+                if thread.is_alive():
+                    return False
+        return True
+
+    def is_own_thread(self) -> bool:
+        """Whether the caller is on the loop's thread or one of the worker threads."""
+        return self.on_loop() or threading.current_thread() in self.workers.threads
+
+    def wait_for_calls(self, timeout: float | None) -> bool:
+        """Wait for the calls that were in flight when this was first called; False if too long."""
+        if self._exit_watch is None:
+            self._exit_watch = _ExitWatch(self._calls)
+            for call in self._exit_watch.snapshot - self._calls:
+                self._exit_watch.discard(call)  # it finished before the watch was set
+        return self._exit_watch.wait(timeout)
+
+    def waited_for(self) -> str:
+        """The calls in flight, by name, for a log line."""
+        calls = list(self._calls)
+        names = [call.describe() for call in calls[:_NAMED]]
+        if len(calls) > _NAMED:
+            names.append(f"{len(calls) - _NAMED} more")
+        return ", ".join(names)
+
+    @property
+    def ends_with_main_thread(self) -> bool:
+        """Whether the interpreter would wait for the loop's thread before it runs atexit."""
+        return self._thread is not None and not self._thread.daemon
+
+    def _wind_down(self) -> None:
+        """On the loop: once no call is left, leave the entered contexts and stop."""
+        if self._state in _ENDING and not self._calls and self._winding_down is None:
+            self._winding_down = asyncio.get_running_loop().create_task(self._leave_contexts())
+
+    async def _leave_contexts(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self.exits:
+            leave, _ = self.exits.popitem()
+            try:
+                await leave()
+            except BaseException as exc:
+                loop.call_exception_handler(
+                    {"message": f"leaving {leave!r} at shutdown failed", "exception": exc}
+                )
+        self._stop()
+
+    def _stop(self) -> None:
+        if not self._done:
+            self._done = True
+            asyncio.get_running_loop().stop()
+
+    def _break(self, cause: BaseException) -> None:
+        """Refuse all further calls because of *cause*; `_close` fails those that are left."""
+        with self._lock:
+            self._cause = cause
+            if self._state in _USABLE:
+                self._state = State.BROKEN
+
+    def _worker_failed(self, cause: BaseException) -> None:
+        self._break(cause)
+        self.post(self._stop)
+
+    def _close(self, runner: asyncio.Runner) -> None:
+        self._release_starters()
+        self._fail_calls()
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            try:
+                runner.close()
+            except BaseException as exc:
+                # The loop is closed all the same. 3.12 starts no thread late in an exit, not even
+                # the one that waits for asyncio's worker threads; by then they have ended.
+                if "can't start new thread" not in str(exc):
+                    LOGGER.error("closing the event loop failed", exc_info=exc)
+        self.workers.stop()
+        self._ended = True
+        self._fail_calls()
+        self._loop = None
+
+    def _fail_calls(self) -> None:
+        for call in list(self._calls):
+            call.fail(self._failure())
+
+    def after_fork_in_child(self) -> None:
+        """Start afresh: the parent's thread, its loop and its locks are not here."""
+        calls = list(self._calls)
+        if self._loop is not None:
+            # They stay untouched as long as this process lives: closing the loop, or ending its
+            # tasks, would act on sockets that the parent goes on using.
+            self._abandoned += (self._loop, asyncio.all_tasks(self._loop), calls, self.exits)
+        self._reset(State.SHUTDOWN if self._state is State.SHUTDOWN else State.NEW)
+        for call in calls:
+            call.abandon(
+                concurrent.futures.BrokenExecutor(
+                    "this call belongs to the parent process, where it goes on; make it again here"
+                )
+            )
+
+
+class Slots:
+    """Lets at most so many coroutines be in flight, first come first served. On the loop only."""
+
+    def __init__(self, loop_thread: LoopThread, limit: int) -> None:
+        self._loop_thread = loop_thread
+        self._free = limit
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def enter(self, start: Callable[[], object]) -> None:
+        """Call *start* as soon as a slot is free; it, or what it starts, calls `leave`."""
+        if self._free:
+            self._free -= 1
+            start()
+        else:
+            self._waiting.append(start)
+
+    def leave(self) -> None:
+        """Pass the slot on."""
+        if self._waiting:
+            # Not called from here: a chain of calls that end at once would nest ever deeper.
+            self._loop_thread.post(self._waiting.popleft())
+        else:
+            self._free += 1
+
+
+class _ExitWatch:
+    """Waits until the calls that were in flight at one moment are finished."""
+
+    def __init__(self, calls: set[Call]) -> None:
+        self.snapshot = frozenset(calls)
+        self._left = set(self.snapshot)
+        self._none_left = allocate_lock()
+        self._none_left.acquire()
+        self._release_if_none_left()
+
+    def discard(self, call: Call) -> None:
+        self._left.discard(call)
+        self._release_if_none_left()
+
+    def _release_if_none_left(self) -> None:
+        if not self._left and self._none_left.locked():
+            try:
+                self._none_left.release()
+            except RuntimeError:
+                pass  # another thread was faster
+
+    def wait(self, timeout: float | None) -> bool:
+        if not self._left:
+            return True
+        return _acquire(self._none_left, timeout)
+
+
+class BlockingCall(Generic[_T]):
+    """A call whose caller waits, on a bare lock: it needs no future."""
+
+    __slots__ = ("_loop_thread", "done", "error", "result", "settled")
+
+    def __init__(self, loop_thread: LoopThread) -> None:
+        self._loop_thread = loop_thread
+        self.done = allocate_lock()  # locked until the call is settled
+        self.done.acquire()
+        self.settled = False
+        self.result: _T
+        self.error: BaseException | None = None
+
+    def start(self) -> None:
+        """On the loop: begin."""
+        raise NotImplementedError
+
+    def cancel_on_loop(self) -> None:
+        """On the loop: cancel, begun or not."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Dispose of what a refused call leaves."""
+
+    def describe(self) -> str:
+        raise NotImplementedError
+
+    def where(self) -> str:
+        """Where the call stands, for a note."""
+        return ""
+
+    def settle(self) -> None:
+        """On the loop: let the caller go on, with `error` or `result`, one of which is set.
+
+        Once he does, no frame here may hold either, or it would outlive what he does with it.
+        """
+        self.settled = True
+        self._loop_thread.finished(self)
+        self.done.release()
+
+    def fail(self, error: BaseException) -> None:
+        if not self.settled:
+            self.error = error
+            self.settle()
+            self.close()
+
+    def cancel(self) -> bool:
+        self._loop_thread.post(self.cancel_on_loop)
+        return True
+
+    def abandon(self, error: BaseException) -> None:
+        pass  # whoever waits for it does so in the parent
+
+    def cause(self) -> BaseException | None:
+        """The error of the clean-up, beside the cancellation itself."""
+        return None if isinstance(self.error, asyncio.CancelledError) else self.error
+
+
+class RunCall(BlockingCall[_T]):
+    """One coroutine, run as a task."""
+
+    __slots__ = ("_begun", "_context", "_coro", "_task")
+
+    def __init__(
+        self,
+        loop_thread: LoopThread,
+        coro: Coroutine[Any, Any, _T],
+        context: contextvars.Context,
+    ) -> None:
+        super().__init__(loop_thread)
+        self._coro = coro
+        self._context = context
+        self._begun = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self.settled:
+            return
+        drive = self._drive()
+        try:
+            task = self._loop_thread.create_task(drive, self._context, self._task_ended)
+        except BaseException as exc:
+            drive.close()
+            self.fail(exc)
+        else:
+            if not self.settled:
+                self._task = task
+
+    async def _drive(self) -> None:
+        self._begun = True
+        try:
+            self.result = await self._coro
+        except BaseException as exc:
+            if not self.settled:
+                self.error = user_traceback(exc)
+        self._task = None
+        if not self.settled:
+            self.settle()
+
+    def _task_ended(self, _: object) -> None:
+        self.fail(asyncio.CancelledError())  # unless `_drive` has settled, as it does once begun
+
+    def cancel_on_loop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self.fail(asyncio.CancelledError())
+
+    def close(self) -> None:
+        if not self._begun:
+            self._coro.close()
+
+    def describe(self) -> str:
+        return name_of(self._coro)
+
+    def where(self) -> str:
+        frame = _innermost_frame(self._coro)
+        return "" if frame is None else f": it waits {_place(frame)}"
+
+
+def name_of(what: object) -> str:
+    """A callable's or coroutine's name for people."""
+    while isinstance(what, functools.partial):
+        what = what.func
+    name = getattr(what, "__qualname__", None)
+    return name if isinstance(name, str) else repr(what)
+
+
+def user_traceback(exc: BaseException) -> BaseException:
+    """Return *exc* without the frames at the head of its traceback that are palitra's own.
+
+    They tell users nothing, and such a frame would hold the call, which holds the exception.
+    """
+    tb = exc.__traceback__
+    while tb is not None and tb.tb_frame.f_globals.get("__package__") == __package__:
+        tb = tb.tb_next
+    return exc.with_traceback(tb)
+
+
+def _innermost_frame(awaitable: object) -> FrameType | None:
+    """The frame in which a suspended coroutine waits, through all that it awaits."""
+    frame: FrameType | None = None
+    while awaitable is not None:
+        frame = getattr(awaitable, "cr_frame", getattr(awaitable, "gi_frame", None)) or frame
+        awaitable = getattr(awaitable, "cr_await", getattr(awaitable, "gi_yieldfrom", None))
+    return frame
+
+
+def _place(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+
+
+def _acquire(lock: LockType, timeout: float | None) -> bool:
+    """Acquire *lock* in such a way that Ctrl-C is heard; False after *timeout* seconds."""
+    if _INTERRUPTIBLE or threading.current_thread() is not threading.main_thread():
+        return lock.acquire(timeout=-1 if timeout is None else timeout)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = _SLICE if deadline is None else max(0.0, min(_SLICE, deadline - time.monotonic()))
+        if lock.acquire(timeout=left):
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            return False

@@ -1,0 +1,111 @@
+"""WorkerThreads: threads for plain callables, so that they never block the loop.
+
+Guarantees
+    At most `max_threads` threads. A job that `submit` took is run by one of them, first come first
+    served, unless the process ends first. `submit` never blocks and may be called by any thread, from
+    a signal handler or from garbage collection.
+
+Assumes
+    `append` and `pop` of a deque or list and `put` and `get` of a SimpleQueue are atomic. Nothing
+    here is guarded by a lock: a permission (to start a thread, to skip starting one) is an item, and
+    whoever popped it has it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+
+def make_thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
+    """A thread that the end of the main thread does not wait for; exit hooks see to that."""
+    options: dict[str, Any] = {"target": target, "args": args, "name": name}
+    if sys.version_info >= (3, 14):
+        options["context"] = contextvars.Context()  # not a copy of whatever the starter had set
+    try:
+        return threading.Thread(daemon=True, **options)
+    except RuntimeError:  # a subinterpreter that forbids daemon threads
+        return threading.Thread(daemon=False, **options)
+
+
+class WorkerThreads:
+    """A pool of threads that grows on demand and ends when told to stop.
+
+    A job is a callable without arguments that raises nothing.
+    """
+
+    def __init__(
+        self,
+        max_threads: int,
+        name_prefix: str,
+        initialize: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._name_prefix = name_prefix
+        self._initialize = initialize
+        self._on_failure = on_failure
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # One item for each thread that may still be started: its number.
+        self._unstarted = deque(range(max_threads))
+        # One item for each thread that waits for a job; a submit that pops it needs no new thread.
+        self._idle: deque[None] = deque()
+        self.threads: list[threading.Thread] = []
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have *job* run by a worker thread; raises RuntimeError when none can be started."""
+        try:
+            self._idle.pop()
+        except IndexError:
+            if self._unstarted:
+                self._start_thread()
+        self._jobs.put(job)
+
+    def _start_thread(self) -> None:
+        try:
+            number = self._unstarted.popleft()
+        except IndexError:
+            return
+        # The number goes to the thread, or back if there is no thread: whoever pops it.
+        numbers = [number]
+        try:
+            thread = make_thread(self._work, numbers, name=f"{self._name_prefix}_{number}")
+            thread.start()
+        except BaseException as exc:
+            if numbers:
+                self._unstarted.appendleft(numbers.pop())
+            if not (isinstance(exc, RuntimeError) and self.threads):
+                raise
+            # No further thread can be had now; those that exist do the work.
+
+    def _work(self, numbers: list[int]) -> None:
+        try:
+            numbers.pop()
+        except IndexError:
+            return  # start was interrupted, and gave the number back
+        self.threads.append(threading.current_thread())
+        try:
+            self._initialize()
+        except BaseException as exc:
+            self._on_failure(exc)
+            return
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                self._idle.append(None)
+                job = self._jobs.get()
+            if job is None:
+                self._jobs.put(None)  # for the next thread
+                return
+            job()
+            del job  # it would keep its call alive until the next one comes
+
+    def stop(self) -> None:
+        """Let each thread end once the jobs before this moment are taken."""
+        self._unstarted.clear()
+        self._jobs.put(None)
