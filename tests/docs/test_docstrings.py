@@ -1,0 +1,20 @@
+"""The examples in the docstrings run as doctests, module by module."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import palitra
+
+MODULES = ["palitra", *(f"palitra.{m.name}" for m in pkgutil.iter_modules(palitra.__path__))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_a_docstring_work(name: str) -> None:
+    module = importlib.import_module(name)
+
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+
+    assert result.failed == 0
