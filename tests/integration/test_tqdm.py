@@ -12,7 +12,6 @@ from tqdm import tqdm as bar
 
 from palitra import AsyncLoopExecutor
 
-
 # The thread that refreshes slow bars lives as long as the process.
 pytestmark = pytest.mark.keeps_threads("tqdm_monitor")
 
