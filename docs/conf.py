@@ -1,11 +1,15 @@
 """Sphinx configuration: ``sphinx-build -n -W -b html docs <output>`` builds without a network."""
 
+import re
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 project = "palitra"
 author = "the palitra authors"
@@ -22,10 +26,14 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "_inventories", "**/README.md"]
 nitpicky = True
+nitpick_ignore_regex = [
+    ("py:class", r"palitra\._\w+\._\w+"),  # type variables
+    ("py:obj", r".*"),  # what stands in single backquotes is a link where there is one
+]
 default_role = "py:obj"
 highlight_language = "python"
 
-myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 # The names that these pages link to, in a file of the repository: the build needs no network.
@@ -82,6 +90,47 @@ class Diagram(SphinxDirective):
         return [figure]
 
 
+class TestName(SphinxRole):
+    """A test, shown as the sentence that its name is, and its file."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Take ``path::test_name`` or ``path::TestGroup::test_name`` apart."""
+        path, *group, name = self.text.split("::")
+        words = re.sub(r"(?<!^)(?=[A-Z])", " ", "".join(group).removeprefix("Test")).lower()
+        sentence = name.removeprefix("test_").replace("_", " ")
+        shown = nodes.inline("", "", classes=["test-name"])
+        shown += nodes.Text(f"{words}: {sentence}" if words else sentence)
+        shown += nodes.Text(" ")
+        shown += nodes.inline("", path.removeprefix("tests/"), classes=["test-file"])
+        return [shown], []
+
+
+def separate_plurals(
+    app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
+) -> None:
+    """Let docstrings have plurals such as `Future`s, which reStructuredText does not end there."""
+    text = re.sub(r"(?<!`)(`[^`\n]+`)(?=[a-z])", r"\1\\ ", "\n".join(lines))
+    lines[:] = text.split("\n")
+
+
+def find_short_name(
+    app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Element
+) -> nodes.Element | None:
+    """Link `gather` in a docstring to the function or method, wherever the docstring stands."""
+    if node.get("refdomain") != "py" or node.get("reftype") != "obj":
+        return None
+    python = env.domains["py"]
+    for prefix in ("palitra.AsyncLoopExecutor.", "palitra."):
+        target = prefix + node["reftarget"]
+        found = python.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, content)
+        if found is not None:
+            return found
+    return None
+
+
 def setup(app: Sphinx) -> None:
-    """Register the directive of this file."""
+    """Register what this file defines."""
     app.add_directive("diagram", Diagram)
+    app.add_role("test", TestName())
+    app.connect("autodoc-process-docstring", separate_plurals)
+    app.connect("missing-reference", find_short_name)
