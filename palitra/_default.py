@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, ParamSpec, TypeVar
 
-from palitra import _hooks
+from palitra import _bridges, _hooks
 from palitra._executor import AsyncLoopExecutor
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
+_ExitT = TypeVar("_ExitT", bound=bool | None)
 
 
 class _Default:
     """One executor for everybody, made on first use, and again after its end."""
 
     def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
         # Guards `_executor`; held while it is made, which starts nothing. Re-entrant, because a
         # signal handler may want the executor too.
         self._lock = threading.RLock()
@@ -51,10 +51,37 @@ _default = _Default()
 
 
 def get_executor() -> AsyncLoopExecutor:
+    """Return the default executor of this process, made on first use and again after its end.
+
+    Thread-safe.
+
+    >>> import palitra
+    >>> palitra.get_executor() is palitra.get_executor()
+    True
+
+    .. versionadded:: 0.1.0
+    """
     return _default.get()
 
 
 def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
+    """Shut down the default executor, if there is one; the next use makes a new one.
+
+    Args:
+        wait: Whether to return only when the calls are finished and the threads have ended.
+        cancel_futures: Whether to cancel the calls that are unfinished.
+
+    Raises:
+        DeadlockError: *wait* is true, and the caller is on one of the executor's own threads.
+
+    Thread-safe. There is no need to call it: see `AsyncLoopExecutor.shutdown` for what it does, and
+    the end of the interpreter does the same.
+
+    >>> import palitra
+    >>> palitra.shutdown()
+
+    .. versionadded:: 0.1.0
+    """
     _default.shutdown(wait, cancel_futures)
 
 
@@ -64,4 +91,149 @@ def run(
     timeout: float | None = None,
     context: contextvars.Context | None = None,
 ) -> _T:
+    """Run a coroutine on the default executor, wait for it, and return its result.
+
+    Arguments, exceptions and thread-safety are those of `AsyncLoopExecutor.run`.
+
+    >>> import palitra
+    >>> async def answer():
+    ...     return 42
+    >>> palitra.run(answer())
+    42
+
+    .. versionadded:: 0.1.0
+    """
     return _default.get().run(coro, timeout=timeout, context=context)
+
+
+def gather(
+    *coros_or_futures: Awaitable[Any] | Future[Any],
+    return_exceptions: bool = False,
+    timeout: float | None = None,
+) -> list[Any]:
+    """Await all arguments on the default executor, concurrently; return a list of their results.
+
+    Arguments, exceptions and thread-safety are those of `AsyncLoopExecutor.gather`.
+
+    >>> import palitra
+    >>> async def double(x):
+    ...     return 2 * x
+    >>> palitra.gather(double(1), double(2))
+    [2, 4]
+
+    .. versionadded:: 0.1.0
+    """
+    return _default.get().gather(
+        *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
+    )
+
+
+def get_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop of the default executor: `AsyncLoopExecutor.get_loop`.
+
+    >>> import palitra
+    >>> palitra.get_loop().is_running()
+    True
+
+    .. versionadded:: 0.1.0
+    """
+    return _default.get().get_loop()
+
+
+def sync(fn: Callable[..., Any]) -> Any:
+    """Make a synchronous function of an async one, over the default executor.
+
+    Arguments and result are those of `AsyncLoopExecutor.sync`. The function uses the default executor
+    of the process and the moment that it is called in: it pickles, as a function of a module does, and
+    works in process pools and on other machines.
+
+    >>> import palitra
+    >>> @palitra.sync
+    ... async def double(x):
+    ...     return 2 * x
+    >>> double(21)
+    42
+
+    .. versionadded:: 0.1.0
+    """
+    return _bridges.sync(fn, get_executor, sync)
+
+
+def sync_iter(
+    aiterable: AsyncIterable[Any] | Callable[[], AsyncIterable[Any]],
+    *,
+    buffersize: int | None = None,
+) -> Any:
+    """Iterate over an async iterable from synchronous code, on the default executor.
+
+    Arguments, result and exceptions are those of `AsyncLoopExecutor.sync_iter`.
+
+    >>> import palitra
+    >>> async def count(n):
+    ...     for i in range(n):
+    ...         yield i
+    >>> list(palitra.sync_iter(count(3)))
+    [0, 1, 2]
+
+    .. versionadded:: 0.1.0
+    """
+    return _default.get().sync_iter(aiterable, buffersize=buffersize)
+
+
+def sync_context(
+    acm: AbstractAsyncContextManager[_T, _ExitT]
+    | Callable[[], AbstractAsyncContextManager[_T, _ExitT]],
+) -> AbstractContextManager[_T, _ExitT]:
+    """Use an async context manager in a ``with`` statement, on the default executor.
+
+    Arguments, result and exceptions are those of `AsyncLoopExecutor.sync_context`.
+
+    >>> import contextlib, palitra
+    >>> @contextlib.asynccontextmanager
+    ... async def connect():
+    ...     yield "a connection"
+    >>> with palitra.sync_context(connect()) as connection:
+    ...     connection
+    'a connection'
+
+    .. versionadded:: 0.1.0
+    """
+    return _default.get().sync_context(acm)
+
+
+def enter_context(
+    acm: AbstractAsyncContextManager[_T] | Callable[[], AbstractAsyncContextManager[_T]],
+) -> _T:
+    """Enter an async context manager on the default executor; leave it at the executor's end.
+
+    Arguments, result and exceptions are those of `AsyncLoopExecutor.enter_context`.
+
+    >>> import contextlib, palitra
+    >>> @contextlib.asynccontextmanager
+    ... async def pool():
+    ...     yield "a pool"
+    >>> palitra.enter_context(pool)
+    'a pool'
+
+    .. versionadded:: 0.1.0
+    """
+    return _default.get().enter_context(acm)
+
+
+def push_async_callback(
+    fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
+) -> Callable[_P, Awaitable[_T]]:
+    """Call and await *fn* at the default executor's end, last in first out.
+
+    Arguments, result and exceptions are those of `AsyncLoopExecutor.push_async_callback`.
+
+    >>> import palitra
+    >>> async def goodbye():
+    ...     print("Goodbye!")
+    >>> _ = palitra.push_async_callback(goodbye)
+    >>> palitra.shutdown()
+    Goodbye!
+
+    .. versionadded:: 0.1.0
+    """
+    return _default.get().push_async_callback(fn, *args, **kwargs)

@@ -13,20 +13,23 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import CoroutineType, FunctionType
-from typing import Any, NoReturn, TypeGuard, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeGuard, TypeVar
 
+from palitra import _bridges
 from palitra._future import LoopFuture
-from palitra._gather import Gathering
+from palitra._gather import HINT_CALL, Gathering
 from palitra._loop import DeadlockError, LoopThread, RunCall, name_of
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
+_ExitT = TypeVar("_ExitT", bound=bool | None)
 
 _numbers = itertools.count()
-_HINT_CALL = ": call it, f() instead of f"
 
 
 class _Kind(enum.Enum):
@@ -385,39 +388,13 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.1.0
         """
-        gathering = Gathering(self._loop_thread, return_exceptions)
-        unique = {id(awaitable): awaitable for awaitable in coros_or_futures}
+        gathering = Gathering(self._loop_thread, coros_or_futures, return_exceptions)
         try:
             self._loop_thread.refuse_on_loop("gather()")
-            self._check_awaitables(unique.values())
-            gathered = gathering.run(unique)
-            gathered.__qualname__ = f"gather of {len(unique)}"
-            results = self.run(gathered, timeout=timeout)
-            return [results[id(awaitable)] for awaitable in coros_or_futures]
-        except BaseException:
-            if not gathering.begun:
-                for awaitable in unique.values():
-                    if asyncio.iscoroutine(awaitable):
-                        awaitable.close()
-            raise
+            return self.run(gathering.run(), timeout=timeout)
         finally:
+            gathering.close()
             del gathering  # a raised error holds this frame, and it holds the error
-
-    def _check_awaitables(self, awaitables: Iterable[object]) -> None:
-        for awaitable in awaitables:
-            if type(awaitable) is CoroutineType or isinstance(awaitable, Future):
-                continue
-            if asyncio.isfuture(awaitable):
-                if awaitable.get_loop() is not self.get_loop():
-                    raise ValueError(
-                        f"{awaitable!r} belongs to another event loop; "
-                        "pass a concurrent.futures.Future"
-                    )
-            elif not inspect.isawaitable(awaitable):
-                raise TypeError(
-                    f"gather() takes coroutines, other awaitables and futures, not {awaitable!r}"
-                    f"{_HINT_CALL if callable(awaitable) else ''}"
-                )
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running event loop; starts it if need be.
@@ -439,6 +416,197 @@ class AsyncLoopExecutor(Executor):
         .. versionadded:: 0.1.0
         """
         return self._loop_thread.start()
+
+    # -- bridges ------------------------------------------------------------------------------
+
+    def sync(self, fn: Callable[..., Any]) -> Any:
+        """Make a synchronous function of an async function, and a generator function of an async one.
+
+        Works as a decorator, on functions, methods, and callable objects; inside or outside of
+        ``classmethod`` and ``staticmethod``.
+
+        Args:
+            fn: An async function, an async generator function, or a function that returns an
+                awaitable.
+
+        Returns:
+            A function with the name, the docstring and the signature of *fn*, and *fn* itself as
+            ``__wrapped__``. Calling it raises what `run` raises, and TypeError where a plain *fn*
+            returns nothing that can be awaited. Its ``submit`` returns the future instead. Of an
+            async generator function: a function that returns what `sync_iter` returns.
+
+        Raises:
+            TypeError: *fn* is not callable.
+
+        Thread-safe.
+
+        >>> import palitra
+        >>> executor = palitra.AsyncLoopExecutor()
+        >>> @executor.sync
+        ... async def double(x):
+        ...     return 2 * x
+        >>> double(21)
+        42
+        >>> double.submit(4).result()
+        8
+        >>> executor.shutdown()
+
+        .. versionadded:: 0.1.0
+        """
+        return _bridges.sync(fn, lambda: self)
+
+    def sync_iter(
+        self,
+        aiterable: AsyncIterable[Any] | Callable[[], AsyncIterable[Any]],
+        *,
+        buffersize: int | None = None,
+    ) -> Any:
+        """Iterate over an async iterable from synchronous code.
+
+        Args:
+            aiterable: The async iterable, or a callable without arguments that returns one; it is
+                called on the loop.
+            buffersize: How many items to fetch ahead. None: each is fetched when it is asked for.
+
+        Returns:
+            An iterator that is a context manager too. Its `close`, the end of the ``with`` block, the
+            end of the last reference to it, and `shutdown` close the async iterator on the loop. Over
+            an async generator it has ``send`` and ``throw``, unless *buffersize* is given. One task
+            runs the async iterable from beginning to end.
+
+        Raises:
+            TypeError: *aiterable* is neither, or *buffersize* is not an integer.
+            ValueError: *buffersize* is less than 1.
+
+        Thread-safe; the iterator is for one thread at a time.
+
+        >>> import palitra
+        >>> async def count(n):
+        ...     for i in range(n):
+        ...         yield i
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     list(executor.sync_iter(count(3)))
+        [0, 1, 2]
+
+        .. versionadded:: 0.1.0
+        """
+        return _bridges.sync_iter(self, self._loop_thread, aiterable, buffersize)
+
+    def sync_context(
+        self,
+        acm: AbstractAsyncContextManager[_T, _ExitT]
+        | Callable[[], AbstractAsyncContextManager[_T, _ExitT]],
+    ) -> AbstractContextManager[_T, _ExitT]:
+        """Use an async context manager in a ``with`` statement.
+
+        An exception in the body reaches the async context manager as it is, and can be suppressed
+        there. One task enters and leaves it.
+
+        Args:
+            acm: The async context manager, or a callable without arguments that returns one; it is
+                called on the loop.
+
+        Returns:
+            A context manager, usable once. A shutdown leaves the context if it is still entered.
+
+        Raises:
+            TypeError: *acm* is neither.
+
+        Thread-safe; the context manager is for one thread at a time.
+
+        >>> import contextlib, palitra
+        >>> @contextlib.asynccontextmanager
+        ... async def connect():
+        ...     yield "a connection"
+        >>> with palitra.AsyncLoopExecutor() as executor, executor.sync_context(connect()) as value:
+        ...     value
+        'a connection'
+
+        .. versionadded:: 0.1.0
+        """
+        return _bridges.sync_context(self, self._loop_thread, acm)
+
+    def enter_context(
+        self,
+        acm: AbstractAsyncContextManager[_T] | Callable[[], AbstractAsyncContextManager[_T]],
+    ) -> _T:
+        """Enter an async context manager now; leave it at `shutdown`, or when the interpreter ends.
+
+        What is entered last is left first. So a connection pool lives as long as the loop. An exit
+        that raises is reported to the loop's exception handler, and the others are still left.
+
+        Args:
+            acm: The async context manager, or a callable without arguments that returns one (a class,
+                say); it is called on the loop.
+
+        Returns:
+            What entering returned.
+
+        Raises:
+            TypeError: *acm* is neither.
+            BaseException: What entering raised, and what `run` raises.
+
+        Thread-safe.
+
+        >>> import contextlib, palitra
+        >>> @contextlib.asynccontextmanager
+        ... async def pool():
+        ...     yield "a pool"
+        ...     print("closed")
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     executor.enter_context(pool)
+        'a pool'
+        closed
+
+        .. versionadded:: 0.1.0
+        """
+        value: _T = _bridges.enter_context(self._loop_thread, acm)
+        return value
+
+    def push_async_callback(
+        self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Callable[_P, Awaitable[_T]]:
+        """Call and await *fn* at `shutdown`, or when the interpreter ends, last in first out.
+
+        Args:
+            fn: An async function, called in a copy of the caller's context.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            *fn*, so that this can be used as a decorator.
+
+        Raises:
+            TypeError: *fn* is not callable.
+            DeadlockError, RuntimeError, concurrent.futures.BrokenExecutor: As for `run`.
+
+        Thread-safe.
+
+        >>> import palitra
+        >>> async def goodbye(name):
+        ...     print(f"Goodbye, {name}!")
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     _ = executor.push_async_callback(goodbye, "Ada")
+        Goodbye, Ada!
+
+        .. versionadded:: 0.1.0
+        """
+        if not callable(fn):
+            raise TypeError(f"push_async_callback() takes an async function, not {fn!r}")
+        context = contextvars.copy_context()
+
+        async def call() -> None:
+            await fn(*args, **kwargs)
+
+        async def leave() -> None:
+            await asyncio.get_running_loop().create_task(call(), context=context)
+
+        async def push() -> None:
+            self._loop_thread.exits[leave] = None
+
+        leave.__qualname__ = name_of(fn)
+        self.run(push())
+        return fn
 
 
 def _results(
@@ -504,7 +672,7 @@ def _check_coroutine(obj: object) -> None:
     elif inspect.isasyncgen(obj) or inspect.isasyncgenfunction(obj):
         hint = ": use sync_iter()"
     elif callable(obj):
-        hint = _HINT_CALL
+        hint = HINT_CALL
     raise TypeError(f"run() takes a coroutine, not {obj!r}{hint}")
 
 

@@ -25,7 +25,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from palitra._loop import LoopThread, name_of, user_traceback
 
 if TYPE_CHECKING:
-    _Condition = threading.Condition
+
+    class _Condition(threading.Condition):
+        """The lock that `threading.RLock` makes, as it looks from inside."""
+
+        def _release_save(self) -> object: ...
+        def _acquire_restore(self, state: object, /) -> None: ...
+
 else:
     _Condition = type(threading.RLock())
 
@@ -88,12 +94,12 @@ class LoopFuture(concurrent.futures.Future[_T]):
         condition = _FutureCondition()
         condition.loop_thread = self._loop_thread
         condition.waiters = ()
-        self._condition = condition
+        self._condition: threading.Condition = condition
         self._state = PENDING
         self._result = None
         self._exception = None
         self._waiters = []
-        self._done_callbacks = []
+        self._done_callbacks: list[Callable[[concurrent.futures.Future[_T]], object]] = []
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from types import CoroutineType
 from typing import Any, TypeAlias
 
 from palitra._loop import LoopThread, user_traceback
 
+HINT_CALL = ": call it, f() instead of f"
 _BATCH = 100  # children started before the loop's other callbacks have their turn
 
 _Awaitable: TypeAlias = Awaitable[Any] | concurrent.futures.Future[Any]
@@ -22,23 +25,63 @@ class Gathering:
     were handed in are somebody else's: they are watched, never cancelled.
     """
 
-    def __init__(self, loop_thread: LoopThread, return_exceptions: bool) -> None:
+    def __init__(
+        self,
+        loop_thread: LoopThread,
+        awaitables: tuple[_Awaitable, ...],
+        return_exceptions: bool,
+    ) -> None:
         self._loop_thread = loop_thread
+        self._order = [id(awaitable) for awaitable in awaitables]
+        # Each once, however often it was given.
+        self._awaitables = dict(zip(self._order, awaitables, strict=True))
         self._return_exceptions = return_exceptions
-        self.begun = False
-        self._results: dict[int, Any] = {}
-        self._unfinished = 0
+        self._begun = False
         self._over = False  # nothing more is wanted of the futures
+        self._results: dict[int, Any] = {}
+        self._unfinished = len(self._awaitables)
         self._error: BaseException | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
         self._waiter: asyncio.Future[None] | None = None  # set while `run` waits
+        try:
+            for awaitable in self._awaitables.values():
+                self._check(awaitable)
+        except BaseException:
+            self.close()
+            raise
 
-    async def run(self, awaitables: dict[int, _Awaitable]) -> dict[int, Any]:
-        """Await all, and return the results by the keys of *awaitables*; or raise a failure."""
-        self.begun = True
-        self._unfinished = len(awaitables)
-        unstarted = iter(awaitables.items())
+    def _check(self, awaitable: object) -> None:
+        if type(awaitable) is CoroutineType or isinstance(awaitable, concurrent.futures.Future):
+            return
+        if asyncio.isfuture(awaitable):
+            if awaitable.get_loop() is not self._loop_thread.start():
+                raise ValueError(
+                    f"{awaitable!r} belongs to another event loop: gather() takes a future of its "
+                    "own loop, or a concurrent.futures.Future"
+                )
+        elif not inspect.isawaitable(awaitable):
+            raise TypeError(
+                f"gather() takes coroutines, other awaitables and futures, not {awaitable!r}"
+                f"{HINT_CALL if callable(awaitable) else ''}"
+            )
+
+    def close(self) -> None:
+        """Close the coroutines where `run` was refused."""
+        if not self._begun:
+            for awaitable in self._awaitables.values():
+                if asyncio.iscoroutine(awaitable):
+                    awaitable.close()
+
+    def run(self) -> Coroutine[Any, Any, list[Any]]:
+        """Make a coroutine that awaits all, and returns the results in order or raises a failure."""
+        coro = self._run()
+        coro.__qualname__ = f"gather of {len(self._order)}"
+        return coro
+
+    async def _run(self) -> list[Any]:
+        self._begun = True
+        unstarted = iter(self._awaitables.items())
         try:
             for number, (key, awaitable) in enumerate(unstarted, 1):
                 self._start(key, awaitable)
@@ -54,7 +97,7 @@ class Gathering:
         for unwatch in self._unwatch:
             unwatch()
         if self._error is None:
-            return self._results
+            return [self._results[key] for key in self._order]
         for _, awaitable in unstarted:
             if asyncio.iscoroutine(awaitable):
                 awaitable.close()

@@ -42,7 +42,7 @@ import logging
 import sys
 import threading
 import time
-from _thread import LockType, allocate_lock
+from _thread import LockType, allocate_lock, get_ident
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType
@@ -173,6 +173,11 @@ class LoopThread:
         return self._state
 
     @property
+    def done(self) -> bool:
+        """Whether the loop has nothing left to do but its clean-up."""
+        return self._done
+
+    @property
     def broken(self) -> str | None:
         """Why calls are refused, where the loop has failed."""
         return str(self._refusal()) if self._state is State.BROKEN else None
@@ -196,11 +201,11 @@ class LoopThread:
 
     def on_loop(self) -> bool:
         """Whether the caller is on the loop's thread."""
-        return self._ident == threading.get_ident()
+        return self._ident == get_ident()
 
     def refuse_on_loop(self, what: str) -> None:
         """Raise DeadlockError where *what* would wait for the thread that it is called on."""
-        if self.on_loop():
+        if self._ident == get_ident():
             raise DeadlockError(
                 f"{what} would wait for its own thread, the event loop's: inside a coroutine, "
                 "'await' the coroutine, or asyncio.wrap_future(future), instead"
@@ -208,7 +213,7 @@ class LoopThread:
 
     # -- hand-off -----------------------------------------------------------------------------
 
-    def accept(self, call: Call, start: Callable[[], object], in_worker: bool = False) -> None:
+    def accept(self, call: Call, start: Callable[[], None], in_worker: bool = False) -> None:
         """Take over *call* and run *start* for it, on the loop or in a worker thread; or raise.
 
         Raises RuntimeError or BrokenExecutor where the call is refused. Ctrl-C can arrive anywhere
@@ -333,6 +338,7 @@ class LoopThread:
     def start(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, started if need be; raise where no call is accepted."""
         while self._state is State.NEW:
+            self.refuse_on_loop("a call from the initializer")
             starter = allocate_lock()
             starter.acquire()
             self._starters.append(starter)
@@ -355,7 +361,7 @@ class LoopThread:
         except IndexError:
             return
         self._thread = threading.current_thread()
-        self._ident = threading.get_ident()
+        self._ident = get_ident()
         runner = asyncio.Runner(debug=self._debug, loop_factory=self._loop_factory)
         try:
             self._loop = loop = runner.get_loop()
@@ -464,7 +470,7 @@ class LoopThread:
                 await leave()
             except BaseException as exc:
                 loop.call_exception_handler(
-                    {"message": f"leaving {leave!r} at shutdown failed", "exception": exc}
+                    {"message": f"{name_of(leave)} failed at shutdown", "exception": exc}
                 )
         self._stop()
 

@@ -14,12 +14,15 @@ Assumes
 from __future__ import annotations
 
 import contextvars
+import logging
 import queue
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+LOGGER = logging.getLogger("palitra")
 
 
 def make_thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
@@ -61,49 +64,54 @@ class WorkerThreads:
         try:
             self._idle.pop()
         except IndexError:
-            if self._unstarted:
-                self._start_thread()
+            # A new thread gets its first job in person. So the queue holds a job only where an idle
+            # thread was claimed for it, or where no further thread may be started.
+            if self._unstarted and self._start_thread(job):
+                return
         self._jobs.put(job)
 
-    def _start_thread(self) -> None:
+    def _start_thread(self, job: Callable[[], None]) -> bool:
         try:
             number = self._unstarted.popleft()
         except IndexError:
-            return
+            return False
         # The number goes to the thread, or back if there is no thread: whoever pops it.
         numbers = [number]
+        thread = make_thread(self._work, numbers, job, name=f"{self._name_prefix}_{number}")
+        self.threads.append(thread)
         try:
-            thread = make_thread(self._work, numbers, name=f"{self._name_prefix}_{number}")
             thread.start()
         except BaseException as exc:
             if numbers:
                 self._unstarted.appendleft(numbers.pop())
-            if not (isinstance(exc, RuntimeError) and self.threads):
-                raise
-            # No further thread can be had now; those that exist do the work.
+                self.threads.remove(thread)
+            if isinstance(exc, RuntimeError) and self.threads:
+                return False  # no more threads can be had: those that exist do the work
+            raise
+        return True
 
-    def _work(self, numbers: list[int]) -> None:
+    def _work(self, numbers: list[int], job: Callable[[], None] | None) -> None:
         try:
             numbers.pop()
         except IndexError:
-            return  # start was interrupted, and gave the number back
-        self.threads.append(threading.current_thread())
+            return  # start was interrupted, and took the number back
         try:
             self._initialize()
         except BaseException as exc:
             self._on_failure(exc)
             return
-        while True:
+        while job is not None:
+            try:
+                job()
+            except BaseException:
+                LOGGER.critical("exception in a done-callback", exc_info=True)
+            del job  # it would keep its call alive until the next one comes
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
                 self._idle.append(None)
                 job = self._jobs.get()
-            if job is None:
-                self._jobs.put(None)  # for the next thread
-                return
-            job()
-            del job  # it would keep its call alive until the next one comes
+        self._jobs.put(None)  # for the next thread
 
     def stop(self) -> None:
         """Let each thread end once the jobs before this moment are taken."""

@@ -1,0 +1,756 @@
+"""Synchronous faces of async functions, iterables and context managers.
+
+One owner task enters, drives and leaves each bridged object, so that whatever in it belongs to a task
+(cancel scopes, task groups, `ContextVar.reset`) finds the same task each time. A step (one item, the
+entry, the exit) is a blocking call whose work the owner task does.
+
+Who closes what: from its first step on, an unfinished object stands among the loop thread's `exits`. It
+is closed by its user, or when the last reference to its synchronous face goes, or by `shutdown`,
+whichever comes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import inspect
+import sys
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
+
+from palitra._loop import BlockingCall, LoopThread, name_of, user_traceback
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+_SendT_contra = TypeVar("_SendT_contra", contravariant=True)
+_ExitT = TypeVar("_ExitT", bound=bool | None)
+
+
+class _Step(BlockingCall[_T]):
+    """One thing for an owner task to do while the caller waits."""
+
+    __slots__ = ("_owner", "cancelled", "operation")
+
+    def __init__(self, owner: _Owner, operation: Callable[[], Awaitable[_T]]) -> None:
+        super().__init__(owner.loop_thread)
+        self._owner = owner
+        self.operation = operation
+        self.cancelled = False
+
+    def start(self) -> None:
+        if not self.settled:
+            self._owner.take(self)
+
+    async def perform(self) -> None:
+        """In the owner task: do it, and let the caller go on."""
+        try:
+            self.result = await self.operation()
+        except BaseException as exc:
+            self.error = user_traceback(exc)
+            self._owner.failed(exc)
+        if not self.settled:  # as it is where the loop has failed
+            self.settle()
+
+    def cancel_on_loop(self) -> None:
+        if not self.settled:
+            self._owner.cancel(self)
+
+    def describe(self) -> str:
+        return self._owner.name
+
+
+class _Owner:
+    """The task that owns a bridged object, and the steps it is to take. All on the loop."""
+
+    def __init__(self, loop_thread: LoopThread, name: str) -> None:
+        self.loop_thread = loop_thread
+        self.name = name
+        self.over = False  # nothing more can be done with the object
+        self._context = contextvars.copy_context()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._steps: deque[_Step[Any]] = deque()
+        self._current: _Step[Any] | None = None
+        self._idle: asyncio.Future[None] | None = None  # while the task waits for a step
+        # A cancel scope inside the object ended while the object was idle; the object is told
+        # with its next step, as an `await` of its user's would have told it.
+        self._cancelled_idle = False
+        self._closing = False
+
+    def take(self, step: _Step[Any]) -> None:
+        """Have the task do *step*."""
+        if self.over:
+            self._too_late(step)
+        elif self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self.loop_thread.exits[self.leave] = None
+            self._steps.append(step)
+            self._task = self.loop_thread.create_task(self._work(), self._context, self._ended)
+        elif self._loop is not asyncio.get_running_loop():
+            step.fail(
+                concurrent.futures.BrokenExecutor(
+                    f"{self.name} belongs to the parent process; open it again in this one"
+                )
+            )
+        else:
+            self._steps.append(step)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anything to close."""
+        return self._loop is not None
+
+    async def _work(self) -> None:
+        while self._steps or not self.over:
+            if self._steps:
+                self._current = step = self._steps.popleft()
+                await step.perform()
+                self._current = None
+                if step.cancelled:
+                    _uncancel()
+                del step  # it holds what its caller is to free
+            elif self._closing:
+                self.over = True
+                try:
+                    await self._close()
+                except asyncio.CancelledError:
+                    pass  # by the end of the loop
+                except BaseException as exc:
+                    asyncio.get_running_loop().call_exception_handler(
+                        {
+                            "message": f"closing {self.name} failed",
+                            "exception": user_traceback(exc),
+                        }
+                    )
+            else:
+                await self._rest()
+        self._finish()
+
+    async def _rest(self) -> None:
+        """Pass the time until the next step."""
+        await self._wait()
+
+    async def _wait(self) -> None:
+        self._idle = asyncio.get_running_loop().create_future()
+        try:
+            await self._idle
+        except asyncio.CancelledError:
+            self._cancelled_idle = True
+            self._closing = self.loop_thread.done  # the end of the loop cancels what is left
+        finally:
+            self._idle = None
+
+    def _finish(self) -> None:
+        self.over = True
+        self.loop_thread.exits.pop(self.leave, None)
+        while self._steps:
+            self._too_late(self._steps.popleft())
+
+    def _too_late(self, step: _Step[Any]) -> None:
+        """Settle a step that came after the end."""
+        step.fail(RuntimeError(f"{self.name} is closed"))
+
+    def _ended(self, _: object) -> None:
+        self._finish()  # a task that was cancelled before its first step has not
+
+    def cancel(self, step: _Step[Any]) -> None:
+        """Cancel *step*, begun or not."""
+        if step is self._current and self._task is not None:
+            step.cancelled = True
+            self._task.cancel()
+        else:
+            step.fail(asyncio.CancelledError())
+
+    def failed(self, exc: BaseException) -> None:
+        """A step has raised *exc*."""
+
+    async def _close(self) -> None:
+        """Close the object, nobody waiting."""
+        raise NotImplementedError
+
+    async def leave(self) -> None:
+        """At shutdown: close the object and wait for that."""
+        self.drop()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def drop(self) -> None:
+        """Close the object: nobody uses it any more."""
+        if not self.over and self._loop is asyncio.get_running_loop():
+            self._closing = True
+            self._wake()
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+
+
+def _take(owner: _Owner, operation: Callable[[], Awaitable[_T]], what: str) -> _T:
+    """Have *owner* do *operation*, wait, and return or raise the outcome."""
+    owner.loop_thread.refuse_on_loop(what)
+    step = _Step(owner, operation)
+    try:
+        owner.loop_thread.block(step, what, None)
+        error, step.error = step.error, None
+        if error is not None:
+            raise error
+        result = step.result
+        del step.result
+        return result
+    finally:
+        error = None  # a raised error holds this frame
+        del step
+
+
+class _Face:
+    """The synchronous side of a bridged object: for one thread at a time."""
+
+    def __init__(self, executor: Executor, owner: _Owner) -> None:
+        self._executor = executor  # as long as this lives, the executor is not dropped
+        self._owner = owner
+        self._free = allocate_lock()
+
+    def _step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T:
+        if not self._free.acquire(blocking=False):
+            raise RuntimeError(f"{self._owner.name} is in use by another thread")
+        try:
+            return _take(self._owner, operation, what)
+        finally:
+            self._free.release()
+
+    def __del__(self) -> None:
+        if self._owner.started and not self._owner.over:
+            self._owner.loop_thread.post(self._owner.drop)
+
+
+# -- iterables --------------------------------------------------------------------------------
+
+
+class _IterationOwner(_Owner):
+    """Drives an async iterator, item by item."""
+
+    def __init__(self, loop_thread: LoopThread, source: Any) -> None:
+        super().__init__(loop_thread, f"the iterator over {name_of(source)}")
+        self._source = source
+        self._iterator: Any = None
+        self.next: Callable[[], Awaitable[Any]] = self._first
+
+    async def _begin(self) -> None:
+        if self._iterator is None:
+            source, self._source = self._source, None
+            self._iterator = aiter(await _build(source, "__aiter__", "an async iterable"))
+            self.next = self._iterator.__anext__
+
+    async def _first(self) -> Any:
+        await self._begin()
+        return await self._iterator.__anext__()
+
+    def take(self, step: _Step[Any]) -> None:
+        if self._cancelled_idle:
+            self._cancelled_idle = False
+            step.operation = functools.partial(self.throw, asyncio.CancelledError())
+        super().take(step)
+
+    def _too_late(self, step: _Step[Any]) -> None:
+        step.fail(StopAsyncIteration())
+
+    async def send(self, value: object) -> Any:
+        await self._begin()
+        return await self._iterator.asend(value)
+
+    async def throw(self, exc: BaseException) -> Any:
+        await self._begin()
+        if hasattr(self._iterator, "athrow"):
+            return await self._iterator.athrow(exc)
+        raise exc
+
+    async def close(self) -> None:
+        self.over = True
+        await self._close()
+
+    async def _close(self) -> None:
+        # What is no generator may have no such method.
+        aclose = getattr(self._iterator, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+    def failed(self, exc: BaseException) -> None:
+        # A generator has ended with whatever it raised; another iterator may go on.
+        if (
+            isinstance(exc, StopAsyncIteration)
+            or hasattr(self._iterator, "athrow")
+            or self._iterator is None  # it could not be made
+        ):
+            self.over = True
+
+
+class SyncIterator(_Face, Iterator[_T_co]):
+    """A synchronous iterator over an async iterable, and a context manager that closes it.
+
+    Made by `sync_iter`. For any thread, one at a time. Leaving the ``with`` block, `close`, and the
+    end of the last reference close the async iterator on the loop; `shutdown` does so too.
+
+    .. versionadded:: 0.1.0
+    """
+
+    _owner: _IterationOwner
+
+    def __next__(self) -> _T_co:
+        """Return the next item.
+
+        Raises:
+            StopIteration: There is none.
+            BaseException: What the async iterator raised.
+            DeadlockError: The caller is on the loop's own thread.
+            RuntimeError: The executor is shut down, or another thread is using the iterator.
+        """
+        if self._owner.over:
+            raise StopIteration
+        return self._item(self._owner.next, "next()")
+
+    def _item(self, operation: Callable[[], Awaitable[Any]], what: str) -> Any:
+        try:
+            return self._step(operation, what)
+        except StopAsyncIteration:
+            pass
+        raise StopIteration
+
+    def close(self) -> None:
+        """Close the async iterator and wait for its clean-up; again does no harm.
+
+        Raises:
+            BaseException: What the clean-up raised.
+            DeadlockError: The caller is on the loop's own thread.
+            RuntimeError: Another thread is using the iterator.
+        """
+        owner = self._owner
+        if owner.started and not owner.over:
+            self._step(owner.close, "close()")
+        owner.over = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
+    """A `SyncIterator` over an async generator, with `send` and `throw`.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def send(self, value: _SendT_contra, /) -> _T_co:
+        """Resume the async generator with *value*; return the next item or raise, as `next` does."""
+        if self._owner.over:
+            raise StopIteration
+        item: _T_co = self._item(functools.partial(self._owner.send, value), "send()")
+        return item
+
+    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> _T_co:
+        """Raise an exception inside the async generator; return the next item or raise."""
+        exc = typ if isinstance(typ, BaseException) else _instance(typ, val)
+        if tb is not None:
+            exc = exc.with_traceback(tb)
+        if self._owner.over:
+            raise exc
+        item: _T_co = self._item(functools.partial(self._owner.throw, exc), "throw()")
+        return item
+
+    close = SyncIterator.close
+
+
+def _instance(typ: Any, val: Any) -> BaseException:
+    if not (isinstance(typ, type) and issubclass(typ, BaseException)):
+        raise TypeError(f"throw() takes an exception class or instance, not {typ!r}")
+    if isinstance(val, typ):
+        return val
+    return typ() if val is None else typ(val)
+
+
+class _PrefetchOwner(_IterationOwner):
+    """Drives an async iterator ahead of its user, up to a number of items.
+
+    The loop fills the buffer and the user empties it, without crossing over. An owner that finds it
+    full sets `paused` and then looks at the buffer once more; a user takes an item and then looks at
+    `paused`. So one of the two sees that there is room. A user who finds the buffer empty takes a step.
+    """
+
+    def __init__(self, loop_thread: LoopThread, source: Any, size: int) -> None:
+        super().__init__(loop_thread, source)
+        self._size = size
+        self._fetching = False
+        self.buffer: deque[Any] = deque()
+        self.paused = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it is worth waking the owner."""
+        return len(self.buffer) <= self._size // 2
+
+    def resume(self) -> None:
+        """On the loop: go on."""
+        self.paused = False
+        self._wake()
+
+    async def _rest(self) -> None:
+        if len(self.buffer) < self._size:
+            await self._fetch()
+            return
+        self.paused = True
+        if not self.has_room:
+            await self._wait()
+        self.paused = False
+
+    async def _fetch(self) -> None:
+        """Put the next item, or the error that ends the iteration, into the buffer."""
+        self._fetching = True
+        try:
+            if self._cancelled_idle:
+                self._cancelled_idle = False
+                item = await self.throw(asyncio.CancelledError())
+            else:
+                item = await self.next()
+        except BaseException as exc:
+            self.failed(exc)
+            item = _Error(user_traceback(exc))
+        self._fetching = False
+        self.buffer.append(item)
+
+    async def take_item(self) -> Any:
+        """As a step: the next item, once it is there."""
+        while not self.buffer:
+            if self.over:
+                raise StopAsyncIteration
+            await self._fetch()
+        return self.buffer.popleft()
+
+    def take(self, step: _Step[Any]) -> None:
+        if step.operation == self.close:
+            self._interrupt()
+        _Owner.take(self, step)
+
+    def drop(self) -> None:
+        super().drop()
+        if self._closing:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """End the waiting for an item that nobody wants any more."""
+        if self._fetching and self._task is not None:
+            self._task.cancel()
+
+    def _too_late(self, step: _Step[Any]) -> None:
+        if self.buffer:
+            step.result = self.buffer.popleft()
+            step.settle()
+        else:
+            super()._too_late(step)
+
+
+class _Error:
+    """An error that waits in a buffer for its turn."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class _PrefetchIterator(SyncIterator[_T_co]):
+    """A `SyncIterator` whose items are fetched ahead."""
+
+    _owner: _PrefetchOwner
+
+    def __next__(self) -> _T_co:
+        owner = self._owner
+        try:
+            item = owner.buffer.popleft()
+        except IndexError:
+            item = self._item(owner.take_item, "next()")
+        if owner.paused and owner.has_room:
+            owner.paused = False
+            owner.loop_thread.post(owner.resume)
+        if type(item) is _Error:
+            try:
+                if isinstance(item.error, StopAsyncIteration):
+                    raise StopIteration
+                raise item.error
+            finally:
+                del item
+        return item
+
+    def close(self) -> None:
+        super().close()
+        self._owner.buffer.clear()
+
+
+def sync_iter(
+    executor: Executor, loop_thread: LoopThread, source: object, buffersize: int | None
+) -> SyncIterator[Any]:
+    """Make the synchronous face of an async iterable, or of a callable that returns one."""
+    if not hasattr(type(source), "__aiter__") and not callable(source):
+        raise TypeError(
+            f"sync_iter() takes an async iterable, or a callable that returns one, not {source!r}"
+        )
+    if buffersize is not None:
+        if not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        return _PrefetchIterator(executor, _PrefetchOwner(loop_thread, source, buffersize))
+    owner = _IterationOwner(loop_thread, source)
+    if hasattr(type(source), "athrow") or inspect.isasyncgenfunction(source):
+        return SyncGenerator(executor, owner)
+    return SyncIterator(executor, owner)
+
+
+async def _build(source: Any, dunder: str, what: str) -> Any:
+    """Return *source*, or what it makes, as something that has *dunder*."""
+    # Looked up on the type: a class may have the method for its instances.
+    if hasattr(type(source), dunder):
+        return source
+    made = source()
+    if not hasattr(type(made), dunder) and inspect.isawaitable(made):
+        made = await made
+    if not hasattr(type(made), dunder):
+        raise TypeError(f"{name_of(source)}() returned {made!r}, which is not {what}")
+    return made
+
+
+# -- context managers -------------------------------------------------------------------------
+
+
+class _ContextOwner(_Owner):
+    """Enters and leaves an async context manager."""
+
+    def __init__(self, loop_thread: LoopThread, source: Any) -> None:
+        super().__init__(loop_thread, f"the context {name_of(source)}")
+        self._source = source
+        self._context_manager: Any = None
+
+    async def enter(self) -> Any:
+        source, self._source = self._source, None
+        manager = await _build(source, "__aenter__", "an async context manager")
+        value = await type(manager).__aenter__(manager)
+        self._context_manager = manager
+        return value
+
+    async def exit(self, exc: BaseException | None) -> Any:
+        """Leave, with *exc* from the body; True if the context manager suppresses it."""
+        self.over = True
+        if exc is None and self._cancelled_idle:
+            exc = asyncio.CancelledError()
+        manager, self._context_manager = self._context_manager, None
+        if manager is None:
+            return False
+        if exc is None:
+            await type(manager).__aexit__(manager, None, None, None)
+        elif await type(manager).__aexit__(manager, type(exc), exc, exc.__traceback__):
+            return True
+        elif self._cancelled_idle and isinstance(exc, asyncio.CancelledError):
+            raise exc
+        return False
+
+    async def _close(self) -> None:
+        await self.exit(None)
+
+    def failed(self, exc: BaseException) -> None:
+        if self._context_manager is None:
+            self.over = True  # it could not be entered, or has been left
+
+    def _too_late(self, step: _Step[Any]) -> None:
+        # The shutdown has left the context before its user did.
+        step.result = False
+        step.settle()
+
+
+class _SyncContext(_Face, AbstractContextManager[_T_co, bool]):
+    """A synchronous context manager over an async one; usable once."""
+
+    _owner: _ContextOwner
+    _used = False
+
+    def __enter__(self) -> _T_co:
+        if self._used:
+            raise RuntimeError(f"{self._owner.name} has been entered before: make another")
+        self._used = True
+        value: _T_co = self._step(self._owner.enter, "entering a context")
+        return value
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool:
+        if not self._owner.started:
+            raise RuntimeError(f"{self._owner.name} has not been entered")
+        if self._owner.over:
+            return False  # left by a shutdown
+        suppressed = self._step(functools.partial(self._owner.exit, exc_val), "leaving a context")
+        return bool(suppressed)
+
+
+def sync_context(executor: Executor, loop_thread: LoopThread, source: object) -> _SyncContext[Any]:
+    """Make the synchronous face of an async context manager, or of a callable that returns one."""
+    _check_context("sync_context()", source)
+    return _SyncContext(executor, _ContextOwner(loop_thread, source))
+
+
+def enter_context(loop_thread: LoopThread, source: object) -> Any:
+    """Enter now, and leave at the end of the loop."""
+    _check_context("enter_context()", source)
+    owner = _ContextOwner(loop_thread, source)
+    return _take(owner, owner.enter, "enter_context()")
+
+
+def _check_context(what: str, source: object) -> None:
+    if not hasattr(type(source), "__aenter__") and not callable(source):
+        hint = ""
+        if hasattr(type(source), "__enter__"):
+            hint = ": it is a synchronous one, which needs no bridge"
+        raise TypeError(
+            f"{what} takes an async context manager, or a callable that returns one, "
+            f"not {source!r}{hint}"
+        )
+
+
+# -- functions --------------------------------------------------------------------------------
+
+
+class _Runs(Protocol):
+    """What a synchronous function needs of an executor."""
+
+    def run(self, coro: Coroutine[Any, Any, _T], /) -> _T: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]: ...
+    def sync_iter(self, aiterable: AsyncIterable[_T], /) -> Iterator[_T]: ...
+
+
+class _Synchronous(Generic[_P, _T_co]):
+    """A synchronous face of a function: its names, its binding to instances, its pickling."""
+
+    __wrapped__: Callable[_P, Any]
+    __name__: str
+    __qualname__: str
+
+    def __init__(
+        self,
+        fn: Callable[_P, Any],
+        get_executor: Callable[[], Any],
+        remake: Callable[[Callable[..., Any]], Any] | None,
+    ) -> None:
+        # Not the attributes of *fn*: one of them may say that it is a coroutine function.
+        functools.update_wrapper(self, fn, updated=())
+        self._get_executor = get_executor
+        self._remake = remake
+
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
+        if instance is None or not hasattr(self.__wrapped__, "__get__"):
+            return self
+        return type(self)(
+            self.__wrapped__.__get__(instance, owner), self._get_executor, self._remake
+        )
+
+    def __repr__(self) -> str:
+        return f"<synchronous {name_of(self)} at {id(self):#x}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # A decorated function is found under its own name; otherwise the function is, and is
+        # made synchronous again.
+        found: Any = sys.modules.get(self.__module__)
+        for name in self.__qualname__.split("."):
+            found = getattr(found, name, None)
+        if found is self:
+            return self.__qualname__
+        if self._remake is None:
+            raise TypeError(
+                f"{self!r} cannot be pickled, because its executor cannot: use palitra.sync, or "
+                "decorate a function of a module"
+            )
+        return self._remake, (self.__wrapped__,)
+
+
+class SyncFunction(_Synchronous[_P, _T_co]):
+    """A function that runs an async function on an executor's loop and waits for it.
+
+    Made by `sync`. It has the name, the docstring and the signature of the async function.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
+        result: _T_co = self._get_executor().run(_call(self.__wrapped__, args, kwargs))
+        return result
+
+    def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T_co]:
+        """Call without waiting, and return the `concurrent.futures.Future`."""
+        future: Future[_T_co] = self._get_executor().submit(
+            _call(self.__wrapped__, args, kwargs)
+        )
+        return future
+
+
+class SyncGeneratorFunction(_Synchronous[_P, _T_co]):
+    """A function that returns a synchronous iterator over what an async generator function makes.
+
+    Made by `sync`. It has the name, the docstring and the signature of the async function.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
+        iterator: _T_co = self._get_executor().sync_iter(self.__wrapped__(*args, **kwargs))
+        return iterator
+
+
+async def _call(
+    fn: Callable[..., Awaitable[_T]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> _T:
+    result = fn(*args, **kwargs)
+    if not inspect.isawaitable(result):
+        raise TypeError(
+            f"{name_of(fn)}() returned {result!r}, which cannot be awaited: sync() is for functions "
+            "that return an awaitable"
+        )
+    return await result
+
+
+def sync(
+    fn: Any,
+    get_executor: Callable[[], Any],
+    remake: Callable[[Callable[..., Any]], Any] | None = None,
+) -> Any:
+    """Make a synchronous function of an async one, over whatever *get_executor* returns."""
+    if isinstance(fn, classmethod | staticmethod):
+        return type(fn)(sync(fn.__func__, get_executor, remake))
+    if not callable(fn):
+        hint = ": pass the function itself" if inspect.isawaitable(fn) else ""
+        if asyncio.iscoroutine(fn):
+            fn.close()
+        raise TypeError(f"sync() takes an async function, not {fn!r}{hint}")
+    called = fn
+    while isinstance(called, functools.partial):
+        called = called.func
+    if inspect.isasyncgenfunction(called) or inspect.isasyncgenfunction(type(called).__call__):
+        return SyncGeneratorFunction(fn, get_executor, remake)
+    return SyncFunction(fn, get_executor, remake)
