@@ -119,8 +119,10 @@ def test_it_fetches_its_own_pages_and_checks_each_answer() -> None:
 
 def test_development_mode_finds_nothing_to_complain_about() -> None:
     finished = quickstart("--pages", "20", options=("-X", "dev", "-W", "error"))
+    # A busy machine makes callbacks slow, which asyncio's debug mode reports.
+    complaints = [line for line in finished.stderr.splitlines() if "Executing" not in line]
 
-    assert (finished.returncode, finished.stderr) == (0, "")
+    assert (finished.returncode, complaints) == (0, [])
     assert "All 60 answers were right." in finished.stdout
 
 
