@@ -10,9 +10,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from interpreters import Python
 
 import palitra
+from interpreters import Python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
