@@ -1,9 +1,12 @@
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Self, overload
 
 from typing_extensions import ParamSpec, TypeVar
+
+from palitra._loop import LoopThread
 
 _P = ParamSpec("_P")
 _RestP = ParamSpec("_RestP")
@@ -15,7 +18,6 @@ _ResultT = TypeVar("_ResultT")
 _SendT_contra = TypeVar("_SendT_contra", contravariant=True)
 
 class SyncIterator(Iterator[_T_co]):
-    def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -83,3 +85,17 @@ class SyncGeneratorFunction(Generic[_P, _T_co]):
     ) -> SyncGeneratorFunction[_RestP, _ResultT]: ...
     @overload
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Self: ...
+
+# What AsyncLoopExecutor's methods of these names are made of.
+def sync_iter(
+    executor: Executor, loop_thread: LoopThread, source: object, buffersize: int | None
+) -> SyncIterator[Any]: ...
+def sync_context(
+    executor: Executor, loop_thread: LoopThread, source: object
+) -> AbstractContextManager[Any, Any]: ...
+def enter_context(loop_thread: LoopThread, source: object) -> Any: ...
+def sync(
+    fn: Any,
+    get_executor: Callable[[], Any],
+    remake: Callable[[Callable[..., Any]], Any] | None = None,
+) -> Any: ...

@@ -31,6 +31,9 @@ def run(
     timeout: float | None = None,
     context: Context | None = None,
 ) -> _T: ...
+
+# Typed as asyncio.gather is in typeshed, ignores included: a tuple, which has a type for each
+# item, though it is a list that comes back.
 @overload
 def gather(  # type: ignore[overload-overlap]
     coro_or_future1: _Gatherable[_T1],
@@ -101,7 +104,7 @@ def gather(  # type: ignore[overload-overlap]
     timeout: float | None = None,
 ) -> list[_T]: ...
 @overload
-def gather(
+def gather(  # pyright: ignore[reportOverlappingOverload]
     coro_or_future1: _Gatherable[_T1],
     /,
     *,
@@ -195,7 +198,7 @@ def sync(
 ) -> SyncGeneratorFunction[_P, SyncIterator[_T]]: ...
 @overload
 def sync_iter(
-    aiterable: AsyncGenerator[_T, _SendT] | Callable[[], AsyncGenerator[_T, _SendT]],
+    aiterable: AsyncGenerator[_T, _SendT],
     *,
     buffersize: None = None,
 ) -> SyncGenerator[_T, _SendT]: ...

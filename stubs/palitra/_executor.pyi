@@ -268,6 +268,8 @@ class AsyncLoopExecutor(Executor):
         timeout: float | None = None,
         context: Context | None = None,
     ) -> _T: ...
+    # Typed as asyncio.gather is in typeshed, ignores included: a tuple, which has a type for each
+    # item, though it is a list that comes back.
     @overload
     def gather(  # type: ignore[overload-overlap]
         self,
@@ -345,7 +347,7 @@ class AsyncLoopExecutor(Executor):
         timeout: float | None = None,
     ) -> list[_T]: ...
     @overload
-    def gather(
+    def gather(  # pyright: ignore[reportOverlappingOverload]
         self,
         coro_or_future1: _Gatherable[_T1],
         /,
@@ -449,7 +451,7 @@ class AsyncLoopExecutor(Executor):
     @overload
     def sync_iter(
         self,
-        aiterable: AsyncGenerator[_T, _SendT] | Callable[[], AsyncGenerator[_T, _SendT]],
+        aiterable: AsyncGenerator[_T, _SendT],
         *,
         buffersize: None = None,
     ) -> SyncGenerator[_T, _SendT]: ...

@@ -110,6 +110,17 @@ class Client:
     async def ping(host: str) -> float:
         return float(len(host))
 
+    @palitra.sync
+    @classmethod
+    async def reconnect(cls, base: str) -> "Client":
+        print(base)
+        return cls()
+
+    @palitra.sync
+    @staticmethod
+    async def ping6(host: str) -> float:
+        return float(len(host))
+
     async def __call__(self, url: str) -> bytes:
         return url.encode()
 
@@ -124,6 +135,10 @@ assert_type(Client.connect("/"), Client)
 assert_type(client.connect("/"), Client)
 assert_type(Client.ping("localhost"), float)
 assert_type(client.ping("localhost"), float)
+assert_type(Client.reconnect("/"), Client)
+assert_type(client.reconnect("/"), Client)
+assert_type(Client.ping6("localhost"), float)
+assert_type(client.ping6("localhost"), float)
 assert_type(palitra.sync(client)("/"), bytes)
 
 client.get(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -183,7 +198,8 @@ palitra.sync_iter([1, 2])  # type: ignore[call-overload]  # pyright: ignore[repo
 palitra.sync_iter(numbers)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
 palitra.sync_iter(numbers(3), 10)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 echoes.send("b")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-# Prefetched items leave nobody to send to.
+# A callable may return any async iterable, and prefetched items leave nobody to send to.
+palitra.sync_iter(lambda: echo("a")).send(b"b")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 palitra.sync_iter(echo("a"), buffersize=10).send(b"b")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 # --- sync_context and enter_context: the value that the async context manager gives
