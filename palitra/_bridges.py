@@ -1,12 +1,12 @@
 """Synchronous faces of async functions, iterables and context managers.
 
-One owner task enters, drives and leaves each bridged object, so that whatever in it belongs to a task
-(cancel scopes, task groups, `ContextVar.reset`) finds the same task each time. A step (one item, the
-entry, the exit) is a blocking call whose work the owner task does.
+One owner task enters, drives and leaves each bridged object, so that whatever in it belongs to a
+task (cancel scopes, task groups, `ContextVar.reset`) finds the same task each time. A step (one
+item, the entry, the exit) is a blocking call whose work the owner task does.
 
-Who closes what: from its first step on, an unfinished object stands among the loop thread's `exits`. It
-is closed by its user, or when the last reference to its synchronous face goes, or by `shutdown`,
-whichever comes first.
+Who closes what: from its first step on, an unfinished object stands among the loop thread's
+`exits`. It is closed by its user, or when the last reference to its synchronous face goes, or by
+`shutdown`, whichever comes first.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import inspect
 import sys
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from palitra._loop import BlockingCall, LoopThread, name_of, user_traceback
 
@@ -31,23 +31,20 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 _SendT_contra = TypeVar("_SendT_contra", contravariant=True)
-_ExitT = TypeVar("_ExitT", bound=bool | None)
 
 
 class _Step(BlockingCall[_T]):
     """One thing for an owner task to do while the caller waits."""
 
-    __slots__ = ("_owner", "cancelled", "operation")
+    __slots__ = ("_owner", "operation")
 
     def __init__(self, owner: _Owner, operation: Callable[[], Awaitable[_T]]) -> None:
         super().__init__(owner.loop_thread)
         self._owner = owner
         self.operation = operation
-        self.cancelled = False
 
-    def start(self) -> None:
-        if not self.settled:
-            self._owner.take(self)
+    def begin(self) -> None:
+        self._owner.take(self)
 
     async def perform(self) -> None:
         """In the owner task: do it, and let the caller go on."""
@@ -79,6 +76,7 @@ class _Owner:
         self._task: asyncio.Task[None] | None = None
         self._steps: deque[_Step[Any]] = deque()
         self._current: _Step[Any] | None = None
+        self._step_cancelled = False
         self._idle: asyncio.Future[None] | None = None  # while the task waits for a step
         # A cancel scope inside the object ended while the object was idle; the object is told
         # with its next step, as an `await` of its user's would have told it.
@@ -119,7 +117,8 @@ class _Owner:
                 self._current = step = self._steps.popleft()
                 await step.perform()
                 self._current = None
-                if step.cancelled:
+                if self._step_cancelled:
+                    self._step_cancelled = False
                     _uncancel()
                 del step  # it holds what its caller is to free
             elif self._closing:
@@ -169,7 +168,7 @@ class _Owner:
     def cancel(self, step: _Step[Any]) -> None:
         """Cancel *step*, begun or not."""
         if step is self._current and self._task is not None:
-            step.cancelled = True
+            self._step_cancelled = True
             self._task.cancel()
         else:
             step.fail(asyncio.CancelledError())
@@ -287,7 +286,12 @@ class _IterationOwner(_Owner):
         # What is no generator may have no such method.
         aclose = getattr(self._iterator, "aclose", None)
         if aclose is not None:
-            await aclose()
+            try:
+                await aclose()
+            except BaseExceptionGroup as group:
+                # A task group around a `yield` wraps the GeneratorExit that closes the generator.
+                if group.split(GeneratorExit)[1] is not None:
+                    raise
 
     def failed(self, exc: BaseException) -> None:
         # A generator has ended with whatever it raised; another iterator may go on.
@@ -323,11 +327,13 @@ class SyncIterator(_Face, Iterator[_T_co]):
             raise StopIteration
         return self._item(self._owner.next, "next()")
 
-    def _item(self, operation: Callable[[], Awaitable[Any]], what: str) -> Any:
+    def _item(self, operation: Callable[[], Awaitable[Any]], what: str) -> _T_co:
         try:
-            return self._step(operation, what)
+            item: _T_co = self._step(operation, what)
         except StopAsyncIteration:
             pass
+        else:
+            return item
         raise StopIteration
 
     def close(self) -> None:
@@ -362,11 +368,10 @@ class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
     """
 
     def send(self, value: _SendT_contra, /) -> _T_co:
-        """Resume the async generator with *value*; return the next item or raise, as `next` does."""
+        """Resume the async generator with *value*; return or raise as `next` does."""
         if self._owner.over:
             raise StopIteration
-        item: _T_co = self._item(functools.partial(self._owner.send, value), "send()")
-        return item
+        return self._item(functools.partial(self._owner.send, value), "send()")
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> _T_co:
         """Raise an exception inside the async generator; return the next item or raise."""
@@ -375,8 +380,7 @@ class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
             exc = exc.with_traceback(tb)
         if self._owner.over:
             raise exc
-        item: _T_co = self._item(functools.partial(self._owner.throw, exc), "throw()")
-        return item
+        return self._item(functools.partial(self._owner.throw, exc), "throw()")
 
     close = SyncIterator.close
 
@@ -393,8 +397,9 @@ class _PrefetchOwner(_IterationOwner):
     """Drives an async iterator ahead of its user, up to a number of items.
 
     The loop fills the buffer and the user empties it, without crossing over. An owner that finds it
-    full sets `paused` and then looks at the buffer once more; a user takes an item and then looks at
-    `paused`. So one of the two sees that there is room. A user who finds the buffer empty takes a step.
+    full sets `paused` and then looks at the buffer once more; a user takes an item and then looks
+    at `paused`. So one of the two sees that there is room. A user who finds the buffer empty takes
+    a step.
     """
 
     def __init__(self, loop_thread: LoopThread, source: Any, size: int) -> None:
@@ -497,7 +502,8 @@ class _PrefetchIterator(SyncIterator[_T_co]):
                 raise item.error
             finally:
                 del item
-        return item
+        fetched: _T_co = item
+        return fetched
 
     def close(self) -> None:
         super().close()
@@ -540,7 +546,7 @@ async def _build(source: Any, dunder: str, what: str) -> Any:
 # -- context managers -------------------------------------------------------------------------
 
 
-class _ContextOwner(_Owner):
+class _ContextOwner(_Owner, Generic[_T_co]):
     """Enters and leaves an async context manager."""
 
     def __init__(self, loop_thread: LoopThread, source: Any) -> None:
@@ -548,14 +554,14 @@ class _ContextOwner(_Owner):
         self._source = source
         self._context_manager: Any = None
 
-    async def enter(self) -> Any:
+    async def enter(self) -> _T_co:
         source, self._source = self._source, None
         manager = await _build(source, "__aenter__", "an async context manager")
-        value = await type(manager).__aenter__(manager)
+        value: _T_co = await type(manager).__aenter__(manager)
         self._context_manager = manager
         return value
 
-    async def exit(self, exc: BaseException | None) -> Any:
+    async def exit(self, exc: BaseException | None) -> bool:
         """Leave, with *exc* from the body; True if the context manager suppresses it."""
         self.over = True
         if exc is None and self._cancelled_idle:
@@ -587,15 +593,14 @@ class _ContextOwner(_Owner):
 class _SyncContext(_Face, AbstractContextManager[_T_co, bool]):
     """A synchronous context manager over an async one; usable once."""
 
-    _owner: _ContextOwner
+    _owner: _ContextOwner[_T_co]
     _used = False
 
     def __enter__(self) -> _T_co:
         if self._used:
             raise RuntimeError(f"{self._owner.name} has been entered before: make another")
         self._used = True
-        value: _T_co = self._step(self._owner.enter, "entering a context")
-        return value
+        return self._step(self._owner.enter, "entering a context")
 
     def __exit__(
         self,
@@ -607,11 +612,12 @@ class _SyncContext(_Face, AbstractContextManager[_T_co, bool]):
             raise RuntimeError(f"{self._owner.name} has not been entered")
         if self._owner.over:
             return False  # left by a shutdown
-        suppressed = self._step(functools.partial(self._owner.exit, exc_val), "leaving a context")
-        return bool(suppressed)
+        return self._step(functools.partial(self._owner.exit, exc_val), "leaving a context")
 
 
-def sync_context(executor: Executor, loop_thread: LoopThread, source: object) -> _SyncContext[Any]:
+def sync_context(
+    executor: Executor, loop_thread: LoopThread, source: object
+) -> AbstractContextManager[Any, Any]:
     """Make the synchronous face of an async context manager, or of a callable that returns one."""
     _check_context("sync_context()", source)
     return _SyncContext(executor, _ContextOwner(loop_thread, source))
@@ -620,7 +626,7 @@ def sync_context(executor: Executor, loop_thread: LoopThread, source: object) ->
 def enter_context(loop_thread: LoopThread, source: object) -> Any:
     """Enter now, and leave at the end of the loop."""
     _check_context("enter_context()", source)
-    owner = _ContextOwner(loop_thread, source)
+    owner: _ContextOwner[Any] = _ContextOwner(loop_thread, source)
     return _take(owner, owner.enter, "enter_context()")
 
 
@@ -638,15 +644,7 @@ def _check_context(what: str, source: object) -> None:
 # -- functions --------------------------------------------------------------------------------
 
 
-class _Runs(Protocol):
-    """What a synchronous function needs of an executor."""
-
-    def run(self, coro: Coroutine[Any, Any, _T], /) -> _T: ...
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]: ...
-    def sync_iter(self, aiterable: AsyncIterable[_T], /) -> Iterator[_T]: ...
-
-
-class _Synchronous(Generic[_P, _T_co]):
+class _Synchronous(Generic[_P]):
     """A synchronous face of a function: its names, its binding to instances, its pickling."""
 
     __wrapped__: Callable[_P, Any]
@@ -660,16 +658,18 @@ class _Synchronous(Generic[_P, _T_co]):
         remake: Callable[[Callable[..., Any]], Any] | None,
     ) -> None:
         # Not the attributes of *fn*: one of them may say that it is a coroutine function.
-        functools.update_wrapper(self, fn, updated=())
+        functools.update_wrapper(cast(Callable[..., Any], self), fn, updated=())
         self._get_executor = get_executor
         self._remake = remake
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
-        if instance is None or not hasattr(self.__wrapped__, "__get__"):
+        wrapped: Any = self.__wrapped__
+        if not hasattr(type(wrapped), "__get__"):
             return self
-        return type(self)(
-            self.__wrapped__.__get__(instance, owner), self._get_executor, self._remake
-        )
+        bound = wrapped.__get__(instance, owner)
+        if bound is wrapped:
+            return self
+        return type(self)(bound, self._get_executor, self._remake)
 
     def __repr__(self) -> str:
         return f"<synchronous {name_of(self)} at {id(self):#x}>"
@@ -681,7 +681,7 @@ class _Synchronous(Generic[_P, _T_co]):
         for name in self.__qualname__.split("."):
             found = getattr(found, name, None)
         if found is self:
-            return self.__qualname__
+            return str(self.__qualname__)
         if self._remake is None:
             raise TypeError(
                 f"{self!r} cannot be pickled, because its executor cannot: use palitra.sync, or "
@@ -690,7 +690,7 @@ class _Synchronous(Generic[_P, _T_co]):
         return self._remake, (self.__wrapped__,)
 
 
-class SyncFunction(_Synchronous[_P, _T_co]):
+class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
     """A function that runs an async function on an executor's loop and waits for it.
 
     Made by `sync`. It has the name, the docstring and the signature of the async function.
@@ -698,19 +698,19 @@ class SyncFunction(_Synchronous[_P, _T_co]):
     .. versionadded:: 0.1.0
     """
 
-    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
-        result: _T_co = self._get_executor().run(_call(self.__wrapped__, args, kwargs))
+    __wrapped__: Callable[_P, Awaitable[_T]]
+
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        result: _T = self._get_executor().run(_call(self.__wrapped__, args, kwargs))
         return result
 
-    def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T_co]:
+    def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Call without waiting, and return the `concurrent.futures.Future`."""
-        future: Future[_T_co] = self._get_executor().submit(
-            _call(self.__wrapped__, args, kwargs)
-        )
+        future: Future[_T] = self._get_executor().submit(_call(self.__wrapped__, args, kwargs))
         return future
 
 
-class SyncGeneratorFunction(_Synchronous[_P, _T_co]):
+class SyncGeneratorFunction(_Synchronous[_P], Generic[_P, _T_co]):
     """A function that returns a synchronous iterator over what an async generator function makes.
 
     Made by `sync`. It has the name, the docstring and the signature of the async function.
@@ -729,8 +729,8 @@ async def _call(
     result = fn(*args, **kwargs)
     if not inspect.isawaitable(result):
         raise TypeError(
-            f"{name_of(fn)}() returned {result!r}, which cannot be awaited: sync() is for functions "
-            "that return an awaitable"
+            f"{name_of(fn)}() returned {result!r}, which cannot be awaited: sync() is for "
+            "functions that return an awaitable"
         )
     return await result
 
@@ -741,14 +741,12 @@ def sync(
     remake: Callable[[Callable[..., Any]], Any] | None = None,
 ) -> Any:
     """Make a synchronous function of an async one, over whatever *get_executor* returns."""
-    if isinstance(fn, classmethod | staticmethod):
-        return type(fn)(sync(fn.__func__, get_executor, remake))
-    if not callable(fn):
+    called = fn.__func__ if isinstance(fn, classmethod | staticmethod) else fn
+    if not callable(called):
         hint = ": pass the function itself" if inspect.isawaitable(fn) else ""
         if asyncio.iscoroutine(fn):
             fn.close()
         raise TypeError(f"sync() takes an async function, not {fn!r}{hint}")
-    called = fn
     while isinstance(called, functools.partial):
         called = called.func
     if inspect.isasyncgenfunction(called) or inspect.isasyncgenfunction(type(called).__call__):

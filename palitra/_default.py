@@ -143,9 +143,9 @@ def get_loop() -> asyncio.AbstractEventLoop:
 def sync(fn: Callable[..., Any]) -> Any:
     """Make a synchronous function of an async one, over the default executor.
 
-    Arguments and result are those of `AsyncLoopExecutor.sync`. The function uses the default executor
-    of the process and the moment that it is called in: it pickles, as a function of a module does, and
-    works in process pools and on other machines.
+    Arguments and result are those of `AsyncLoopExecutor.sync`. The function uses the default
+    executor of the process and the moment that it is called in: it pickles, as a function of a
+    module does, and works in process pools and on other machines.
 
     >>> import palitra
     >>> @palitra.sync

@@ -16,14 +16,14 @@ from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from inspect import CO_COROUTINE
 from types import CoroutineType, FunctionType
 from typing import Any, NoReturn, ParamSpec, TypeGuard, TypeVar
 
 from palitra import _bridges
 from palitra._future import LoopFuture
-from palitra._gather import HINT_CALL, Gathering
-from palitra._loop import DeadlockError, LoopThread, RunCall, name_of
+from palitra._gather import Gathering
+from palitra._loop import DeadlockError, LoopThread, RunCall, hint, name_of
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -47,25 +47,26 @@ class AsyncLoopExecutor(Executor):
     worker thread, so that it never blocks the loop. Futures are `concurrent.futures.Future`s. The
     loop's thread starts with the first call. Leaving the ``with`` block calls `shutdown`.
 
-    All methods may be called from any thread. Those that wait raise `DeadlockError` on the loop's own
-    thread, where they would wait for themselves.
+    All methods may be called from any thread. Those that wait raise `DeadlockError` on the loop's
+    own thread, where they would wait for themselves.
 
     Args:
         max_workers: The most coroutines from `submit` and `map` that are in flight at a time, and
             the most worker threads. None: any number of coroutines, and as many threads as
             `concurrent.futures.ThreadPoolExecutor` has by default.
         thread_name_prefix: What the names of the threads begin with.
-        initializer: Called in each thread before its first call: the loop's, and the workers'. Where
-            it raises, the executor is broken: this and all later calls get
+        initializer: Called in each thread before its first call: the loop's, and the workers'.
+            Where it raises, the executor is broken: this and all later calls get
             `concurrent.futures.BrokenExecutor`.
         initargs: Arguments for *initializer*.
-        loop_factory: Makes the event loop, in its thread; `asyncio.new_event_loop` if None. Where it
-            raises, the executor is broken.
+        loop_factory: Makes the event loop, in its thread; `asyncio.new_event_loop` if None. Where
+            it raises, the executor is broken.
         debug: Whether the loop is in asyncio's debug mode; None: as the environment says.
 
     Raises:
         ValueError: *max_workers* is less than 1.
-        TypeError: *max_workers* is not an integer, or *initializer* or *loop_factory* is not callable.
+        TypeError: *max_workers* is not an integer, or *initializer* or *loop_factory* is not
+            callable.
 
     Example:
         >>> import asyncio
@@ -108,7 +109,7 @@ class AsyncLoopExecutor(Executor):
             name_prefix=thread_name_prefix or f"AsyncLoopExecutor-{next(_numbers)}",
             max_workers=max_workers,
             max_threads=self._max_workers,
-            initialize=functools.partial(initializer or _nothing, *initargs),
+            initialize=functools.partial(_initialize, initializer, initargs),
             loop_factory=loop_factory,
             debug=debug,
         )
@@ -171,7 +172,7 @@ class AsyncLoopExecutor(Executor):
             kind = _Kind.CALL
         else:
             kind = _kind(fn)
-        if kind is _Kind.AWAIT and (args or kwargs):
+        if isinstance(fn, Coroutine) and (args or kwargs):
             fn.close()
             raise TypeError("a coroutine takes no arguments: pass the function and its arguments")
         future: LoopFuture[Any]
@@ -208,8 +209,8 @@ class AsyncLoopExecutor(Executor):
                 are read no further than that needs. None: they are read to their end at once.
 
         Returns:
-            An iterator. It raises what a call raised when its turn comes. Closing it, or dropping it
-            half-way, cancels the calls that are left.
+            An iterator. It raises what a call raised when its turn comes. Closing it, or dropping
+            it half-way, cancels the calls that are left.
 
         Raises:
             TimeoutError: From the iterator, when *timeout* is over.
@@ -332,7 +333,7 @@ class AsyncLoopExecutor(Executor):
             if context is None:
                 context = contextvars.copy_context()
             else:
-                context.run(_nothing)  # one in use could not be entered on the loop, ever
+                context.run(int)  # one in use could not be entered on the loop, ever
         except BaseException:
             coro.close()
             raise
@@ -346,7 +347,7 @@ class AsyncLoopExecutor(Executor):
             del call.result
             return result
         finally:
-            # A raised error holds this frame, and the loop's thread may hold the call a little longer.
+            # A raised error holds this frame.
             error = None
             del call, coro
 
@@ -399,8 +400,8 @@ class AsyncLoopExecutor(Executor):
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running event loop; starts it if need be.
 
-        For code that wants the loop itself (``loop.call_soon_threadsafe``, and libraries that take a
-        loop). Do not stop or close it: `shutdown` does.
+        For code that wants the loop itself (``loop.call_soon_threadsafe``, and libraries that take
+        a loop). Do not stop or close it: `shutdown` does.
 
         Raises:
             RuntimeError: The executor is shut down.
@@ -420,7 +421,7 @@ class AsyncLoopExecutor(Executor):
     # -- bridges ------------------------------------------------------------------------------
 
     def sync(self, fn: Callable[..., Any]) -> Any:
-        """Make a synchronous function of an async function, and a generator function of an async one.
+        """Make a synchronous function of an async one.
 
         Works as a decorator, on functions, methods, and callable objects; inside or outside of
         ``classmethod`` and ``staticmethod``.
@@ -469,10 +470,10 @@ class AsyncLoopExecutor(Executor):
             buffersize: How many items to fetch ahead. None: each is fetched when it is asked for.
 
         Returns:
-            An iterator that is a context manager too. Its `close`, the end of the ``with`` block, the
-            end of the last reference to it, and `shutdown` close the async iterator on the loop. Over
-            an async generator it has ``send`` and ``throw``, unless *buffersize* is given. One task
-            runs the async iterable from beginning to end.
+            An iterator that is a context manager too. Its `close`, the end of the ``with`` block,
+            the end of the last reference to it, and `shutdown` close the async iterator on the
+            loop. Over an async generator it has ``send`` and ``throw``, unless *buffersize* is
+            given. One task runs the async iterable from beginning to end.
 
         Raises:
             TypeError: *aiterable* is neither, or *buffersize* is not an integer.
@@ -536,8 +537,8 @@ class AsyncLoopExecutor(Executor):
         that raises is reported to the loop's exception handler, and the others are still left.
 
         Args:
-            acm: The async context manager, or a callable without arguments that returns one (a class,
-                say); it is called on the loop.
+            acm: The async context manager, or a callable without arguments that returns one (a
+                class, say); it is called on the loop.
 
         Returns:
             What entering returned.
@@ -578,9 +579,9 @@ class AsyncLoopExecutor(Executor):
 
         Raises:
             TypeError: *fn* is not callable.
-            DeadlockError, RuntimeError, concurrent.futures.BrokenExecutor: As for `run`.
+            RuntimeError, concurrent.futures.BrokenExecutor: As for `run`.
 
-        Thread-safe.
+        Thread-safe; inside a coroutine on the loop too.
 
         >>> import palitra
         >>> async def goodbye(name):
@@ -605,7 +606,10 @@ class AsyncLoopExecutor(Executor):
             self._loop_thread.exits[leave] = None
 
         leave.__qualname__ = name_of(fn)
-        self.run(push())
+        if self._loop_thread.on_loop():
+            self._loop_thread.exits[leave] = None
+        else:
+            self.run(push())
         return fn
 
 
@@ -643,12 +647,9 @@ def _kind(fn: object) -> _Kind:
     while isinstance(called, functools.partial):
         called = called.func
     if inspect.isasyncgen(fn) or inspect.isasyncgenfunction(called):
-        raise TypeError(f"submit() takes no async generator ({name_of(fn)}): use sync_iter()")
+        raise TypeError(f"submit() takes a callable or a coroutine, not {fn!r}{hint(called)}")
     if not callable(fn):
-        hint = ""
-        if inspect.isawaitable(fn) or isinstance(fn, Future):
-            hint = "; to wait for it, use gather(), or await it in a coroutine"
-        raise TypeError(f"submit() takes a callable or a coroutine, not {fn!r}{hint}")
+        raise TypeError(f"submit() takes a callable or a coroutine, not {fn!r}{hint(fn)}")
     if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(type(called).__call__):
         return _Kind.CALL
     return _Kind.THREAD
@@ -666,14 +667,7 @@ def _check_coroutine(obj: object) -> None:
         raise NotImplementedError(
             f"run() takes a coroutine, not {obj!r}: use gather(), or await it in a coroutine"
         )
-    hint = ""
-    if isinstance(obj, Future):
-        hint = ": use its result()"
-    elif inspect.isasyncgen(obj) or inspect.isasyncgenfunction(obj):
-        hint = ": use sync_iter()"
-    elif callable(obj):
-        hint = HINT_CALL
-    raise TypeError(f"run() takes a coroutine, not {obj!r}{hint}")
+    raise TypeError(f"run() takes a coroutine, not {obj!r}{hint(obj)}")
 
 
 def _seconds(timeout: float) -> float:
@@ -681,5 +675,6 @@ def _seconds(timeout: float) -> float:
     return max(0.0, min(float(timeout), threading.TIMEOUT_MAX))
 
 
-def _nothing(*_: object) -> None:
-    pass
+def _initialize(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    if initializer is not None:
+        initializer(*initargs)

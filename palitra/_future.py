@@ -1,13 +1,14 @@
 """LoopFuture: a standard future whose state and cancellation tell the truth about a call.
 
-The state of the call is the state of the future (`concurrent.futures.Future` has all that are needed),
-guarded by the future's own condition. It changes here only:
+The state of the call is the state of the future (`concurrent.futures.Future` has all that are
+needed), guarded by the future's own condition. It changes here only:
 
     PENDING --_begin-------------------> RUNNING --_settle--> FINISHED or CANCELLED_AND_NOTIFIED
     PENDING --_settle (cancel, fail)-------------------------^
 
-`_begin` and `_settle` each look at the state and change it while they hold the condition, so exactly
-one of a `cancel` and the start of the call wins, and whoever gets to settle the call does so alone.
+`_begin` and `_settle` each look at the state and change it while they hold the condition, so
+exactly one of a `cancel` and the start of the call wins, and whoever gets to settle the call does
+so alone.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from palitra._loop import LoopThread, name_of, user_traceback
+from palitra._loop import LoopThread, name_of, user_traceback, wait_for
 
 if TYPE_CHECKING:
+    from typing_extensions import disjoint_base
 
+    @disjoint_base
     class _Condition(threading.Condition):
-        """The lock that `threading.RLock` makes, as it looks from inside."""
+        """The lock that `threading.RLock` makes, as far as typeshed hides it."""
 
         def _release_save(self) -> object: ...
         def _acquire_restore(self, state: object, /) -> None: ...
@@ -58,7 +61,7 @@ class _FutureCondition(_Condition):
         self.waiters += (waiter,)
         saved = self._release_save()
         try:
-            return waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+            return wait_for(waiter, timeout)
         finally:
             self._acquire_restore(saved)
 
@@ -103,8 +106,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a future cannot be pickled: it belongs to this process's event loop; pickle a function "
-            "made by palitra.sync, and call it in the other process"
+            "a future cannot be pickled: it belongs to this process's event loop; pickle a "
+            "function made by palitra.sync, and call it in the other process"
         )
 
     # -- state --------------------------------------------------------------------------------
@@ -135,7 +138,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
                 else:
                     waiter.add_result(self)
             self._condition.notify_all()
-        self._invoke_callbacks()
+        self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
         return True
 
     def cancel(self) -> bool:
@@ -187,13 +190,17 @@ class LoopFuture(concurrent.futures.Future[_T]):
     def abandon(self, error: BaseException) -> None:
         """Settle with *error* in a forked child, where a held lock is never released.
 
-        Whoever waits, and whatever is to be called back, is the parent's.
+        What is to be called back is the parent's. So is who waits, unless he forked in a signal
+        handler.
         """
-        if self._state in (PENDING, RUNNING):
-            self._prepare()
+        if self._state == PENDING:
             self._release()
-            self._task = None
+        if self._state in (PENDING, RUNNING):
+            condition = self._condition
+            self._prepare()
+            self._target = self._task = None
             self._state, self._exception = FINISHED, error
+            condition.notify_all()
 
     def describe(self) -> str:
         """The name of what is called."""

@@ -6,13 +6,12 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from types import CoroutineType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
-from palitra._loop import LoopThread, user_traceback
+from palitra._loop import LoopThread, hint, user_traceback
 
-HINT_CALL = ": call it, f() instead of f"
 _BATCH = 100  # children started before the loop's other callbacks have their turn
 
 _Awaitable: TypeAlias = Awaitable[Any] | concurrent.futures.Future[Any]
@@ -63,7 +62,7 @@ class Gathering:
         elif not inspect.isawaitable(awaitable):
             raise TypeError(
                 f"gather() takes coroutines, other awaitables and futures, not {awaitable!r}"
-                f"{HINT_CALL if callable(awaitable) else ''}"
+                f"{hint(awaitable)}"
             )
 
     def close(self) -> None:
@@ -73,9 +72,9 @@ class Gathering:
                 if asyncio.iscoroutine(awaitable):
                     awaitable.close()
 
-    def run(self) -> Coroutine[Any, Any, list[Any]]:
-        """Make a coroutine that awaits all, and returns the results in order or raises a failure."""
-        coro = self._run()
+    def run(self) -> CoroutineType[Any, Any, list[Any]]:
+        """Make the coroutine that awaits all and returns the results in order, or raises."""
+        coro = cast("CoroutineType[Any, Any, list[Any]]", self._run())
         coro.__qualname__ = f"gather of {len(self._order)}"
         return coro
 
@@ -156,9 +155,9 @@ class Gathering:
         self._unfinished -= 1
         self._tasks.pop(key, None)
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            if not self._tasks or self._error is not None:
-                waiter.set_result(None)
+        over = not self._tasks or self._error is not None
+        if over and waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

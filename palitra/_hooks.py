@@ -1,7 +1,8 @@
 """What a process does to its loop threads: fork, the end of the main thread, exit.
 
 Importing this module does nothing. The first loop thread that starts calls `watch`, which registers
-three hooks, once; they reach the loop threads through weak references, so that they keep none alive.
+three hooks, once; they reach the loop threads through weak references, so that they keep
+none alive.
 
     fork                  the child gets fresh, not yet started loop threads
     main thread ends      the calls in flight are finished while threads can still start
@@ -105,7 +106,10 @@ def _forked() -> None:
     _process.atexit_hook = False
     _process.exiting = False
     for other in (*_process.others, *_process.loop_threads):
-        other.after_fork_in_child()
+        try:
+            other.after_fork_in_child()
+        except Exception:
+            LOGGER.exception("%r could not start afresh after a fork", other)
 
 
 def _main_thread_ends() -> None:
@@ -131,6 +135,8 @@ def _atexit_is_skipped() -> bool:
 
 def _at_exit() -> None:
     _process.exiting = True
+    if sys.is_finalizing():
+        return  # a subinterpreter that outlives the main one: its threads no longer run
     _finish(list(_process.loop_threads))
 
 

@@ -8,27 +8,28 @@ Guarantees
       a finalizer in the middle of any other method.
 
 Assumes
-    `add` and `discard` of a set, `append` and `popleft` of a deque are atomic; and where two threads
-    each write one variable and then read the other's, at least one sees what the other wrote.
+    `add` and `discard` of a set, `append` and `popleft` of a deque are atomic; and where two
+    threads each write one variable and then read the other's, at least one sees what the other
+    wrote.
 
 How the hand-off loses nothing: three pairs, each of which writes first and looks second
 
     accept    adds the call to `_calls`, then looks at `_state`
     the end   changes `_state`, then looks at `_calls`
-        Either `accept` sees the end and refuses, or the end sees the call and waits for it (or fails
-        it, where the loop has died).
+        Either `accept` sees the end and refuses, or the end sees the call and waits for it (or
+        fails it, where the loop has died).
 
     post      appends to `_inbox`, then looks at `_awake`, and wakes the loop unless it is set
     _drain    clears `_awake`, then looks at `_inbox`, and wakes itself unless it is empty
-        Either the poster wakes the loop or the drain sees the item. Between the two, nobody else pays
-        for waking a loop that is awake: one wake-up per burst.
+        Either the poster wakes the loop or the drain sees the item. Between the two, nobody else
+        pays for waking a loop that is awake: one wake-up per burst.
 
     start     adds its lock to `_starters`, then looks at `_state`, and waits if it is NEW
     _main     changes `_state`, then releases each of `_starters`
         Either the starter does not wait or it is released.
 
-A caller that waits does so on a bare lock of its own, and `_lock` is re-entrant: nobody ever waits for
-a lock that is held by the code he interrupted.
+A caller that waits does so on a bare lock of its own, and `_lock` is re-entrant: nobody ever waits
+for a lock that is held by the code he interrupted.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ import concurrent.futures
 import contextvars
 import enum
 import functools
+import inspect
 import logging
 import sys
 import threading
@@ -61,9 +63,9 @@ _NAMED = 10  # calls that a log line names
 # Where asyncio can, a task runs up to its first suspension at once: a coroutine that does not
 # suspend costs no turn of the loop.
 _EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
-# On Windows no signal interrupts the wait for a lock.
-_INTERRUPTIBLE = sys.platform != "win32"
-_SLICE = 0.1  # so there the main thread waits in slices of this many seconds
+# Seconds between looks for a Ctrl-C: it does not end the wait for a lock where it comes just before
+# the wait begins; on Windows, never.
+_SLICE = 0.1 if sys.platform == "win32" else 1.0
 
 
 class DeadlockError(RuntimeError):
@@ -136,8 +138,8 @@ class LoopThread:
         self._reset(State.NEW)
 
     def _reset(self, state: State) -> None:
-        # Guards changes of `_state`; held for the change alone, never while waiting. Reading `_state`
-        # needs no lock.
+        # Guards changes of `_state`; held for the change alone, never while waiting. Reading
+        # `_state` needs no lock.
         self._lock = threading.RLock()
         self._state = state
         self._cause: BaseException | None = None  # of BROKEN
@@ -290,17 +292,14 @@ class LoopThread:
         """
         try:
             self.accept(call, call.start)
-            if timeout is None and _INTERRUPTIBLE:
-                call.done.acquire()
-                return
-            if _acquire(call.done, timeout):
+            if wait_for(call.done, timeout):
                 return
             call.cancel()
-            in_time = _acquire(call.done, _GRACE)
+            in_time = wait_for(call.done, _GRACE)
         except BaseException:
             if self.holds(call):
                 call.cancel()
-                _acquire(call.done, None)
+                wait_for(call.done, None)
             call.close()
             raise
         error = TimeoutError(f"{what} timed out after {timeout:g} s")
@@ -348,7 +347,7 @@ class LoopThread:
                     raise RuntimeError("cannot schedule new futures after interpreter shutdown")
                 make_thread(self._main, name=f"{self._name_prefix}_loop").start()
             if self._state is State.NEW:
-                starter.acquire()
+                wait_for(starter, None)
         loop = self._loop
         if self._state is not State.RUNNING or loop is None:
             raise self._refusal()
@@ -364,7 +363,10 @@ class LoopThread:
         self._ident = get_ident()
         runner = asyncio.Runner(debug=self._debug, loop_factory=self._loop_factory)
         try:
-            self._loop = loop = runner.get_loop()
+            loop = runner.get_loop()
+            if not isinstance(loop, asyncio.AbstractEventLoop):
+                raise TypeError(f"loop_factory must return an event loop, not {loop!r}")
+            self._loop = loop
             self._run_initializer()
             loop.call_soon(self._drain)
             self._change_state(State.RUNNING)
@@ -376,6 +378,8 @@ class LoopThread:
                     loop.run_forever()
                 except (SystemExit, KeyboardInterrupt):
                     pass  # a task of the user's own raised it, and has kept it
+                if self._loop is not loop:
+                    return  # a copy of this thread, in a child that was forked on it
                 # Where user code stopped the loop, it goes on.
         except BaseException as exc:
             self._break(exc)
@@ -424,12 +428,14 @@ class LoopThread:
             task.cancel()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the end of the loop's thread and the worker threads; False if it took too long."""
+        """Wait for the end of the loop's thread and of the worker threads; False if in vain."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         for thread in (self._thread, *self.workers.threads):
-            if thread is not None and thread.ident is not None:
-                thread.join(timeout)
-                if thread.is_alive():
+            while thread is not None and thread.is_alive():
+                left = _SLICE if deadline is None else deadline - time.monotonic()
+                if left <= 0:
                     return False
+                thread.join(min(left, _SLICE))
         return True
 
     def is_own_thread(self) -> bool:
@@ -501,7 +507,7 @@ class LoopThread:
                 # The loop is closed all the same. 3.12 starts no thread late in an exit, not even
                 # the one that waits for asyncio's worker threads; by then they have ended.
                 if "can't start new thread" not in str(exc):
-                    LOGGER.error("closing the event loop failed", exc_info=exc)
+                    LOGGER.exception("closing the event loop failed")
         self.workers.stop()
         self._ended = True
         self._fail_calls()
@@ -518,6 +524,10 @@ class LoopThread:
             # They stay untouched as long as this process lives: closing the loop, or ending its
             # tasks, would act on sockets that the parent goes on using.
             self._abandoned += (self._loop, asyncio.all_tasks(self._loop), calls, self.exits)
+            if self.on_loop():
+                self._loop.stop()
+            self._inbox.clear()
+        self.workers.abandon()
         self._reset(State.SHUTDOWN if self._state is State.SHUTDOWN else State.NEW)
         for call in calls:
             call.abandon(
@@ -576,24 +586,31 @@ class _ExitWatch:
     def wait(self, timeout: float | None) -> bool:
         if not self._left:
             return True
-        return _acquire(self._none_left, timeout)
+        return wait_for(self._none_left, timeout)
 
 
 class BlockingCall(Generic[_T]):
     """A call whose caller waits, on a bare lock: it needs no future."""
 
-    __slots__ = ("_loop_thread", "done", "error", "result", "settled")
+    __slots__ = ("_loop_thread", "cancel_requested", "done", "error", "result", "settled")
 
     def __init__(self, loop_thread: LoopThread) -> None:
         self._loop_thread = loop_thread
         self.done = allocate_lock()  # locked until the call is settled
         self.done.acquire()
         self.settled = False
+        self.cancel_requested = False
         self.result: _T
         self.error: BaseException | None = None
 
     def start(self) -> None:
-        """On the loop: begin."""
+        """On the loop: begin, unless that has become pointless."""
+        if self.cancel_requested:
+            self.fail(asyncio.CancelledError())
+        if not self.settled:
+            self.begin()
+
+    def begin(self) -> None:
         raise NotImplementedError
 
     def cancel_on_loop(self) -> None:
@@ -626,11 +643,16 @@ class BlockingCall(Generic[_T]):
             self.close()
 
     def cancel(self) -> bool:
+        self.cancel_requested = True  # for a `start` that is still on its way
         self._loop_thread.post(self.cancel_on_loop)
         return True
 
     def abandon(self, error: BaseException) -> None:
-        pass  # whoever waits for it does so in the parent
+        # Whoever waits does so in the parent, unless he forked in a signal handler.
+        if not self.settled:
+            self.settled = True
+            self.error = error
+            self.done.release()
 
     def cause(self) -> BaseException | None:
         """The error of the clean-up, beside the cancellation itself."""
@@ -654,9 +676,7 @@ class RunCall(BlockingCall[_T]):
         self._begun = False
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        if self.settled:
-            return
+    def begin(self) -> None:
         drive = self._drive()
         try:
             task = self._loop_thread.create_task(drive, self._context, self._task_ended)
@@ -707,6 +727,19 @@ def name_of(what: object) -> str:
     return name if isinstance(name, str) else repr(what)
 
 
+def hint(obj: Any) -> str:
+    """What to write instead of *obj*, which cannot be awaited, for an error message."""
+    if inspect.isasyncgen(obj) or inspect.isasyncgenfunction(obj):
+        return ": use sync_iter()"
+    if isinstance(obj, concurrent.futures.Future):
+        return ": use its result(), or gather()"
+    if inspect.isawaitable(obj):
+        return ": use gather(), or await it in a coroutine"
+    if callable(obj):
+        return ": call it, f() instead of f"
+    return ""
+
+
 def user_traceback(exc: BaseException) -> BaseException:
     """Return *exc* without the frames at the head of its traceback that are palitra's own.
 
@@ -732,14 +765,15 @@ def _place(frame: FrameType) -> str:
     return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
 
 
-def _acquire(lock: LockType, timeout: float | None) -> bool:
-    """Acquire *lock* in such a way that Ctrl-C is heard; False after *timeout* seconds."""
-    if _INTERRUPTIBLE or threading.current_thread() is not threading.main_thread():
-        return lock.acquire(timeout=-1 if timeout is None else timeout)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = _SLICE if deadline is None else max(0.0, min(_SLICE, deadline - time.monotonic()))
-        if lock.acquire(timeout=left):
-            return True
-        if deadline is not None and time.monotonic() >= deadline:
+def wait_for(lock: LockType, timeout: float | None) -> bool:
+    """Acquire *lock*, and hear Ctrl-C meanwhile; False after *timeout* seconds."""
+    if timeout is None:
+        while not lock.acquire(True, _SLICE):
+            pass
+        return True
+    deadline = time.monotonic() + timeout
+    while not lock.acquire(True, max(0.0, min(timeout, _SLICE))):
+        timeout = deadline - time.monotonic()
+        if timeout <= 0:
             return False
+    return True

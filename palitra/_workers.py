@@ -2,13 +2,13 @@
 
 Guarantees
     At most `max_threads` threads. A job that `submit` took is run by one of them, first come first
-    served, unless the process ends first. `submit` never blocks and may be called by any thread, from
-    a signal handler or from garbage collection.
+    served, unless the process ends first. `submit` does not wait; any thread may call it, a signal
+    handler, or a finalizer.
 
 Assumes
     `append` and `pop` of a deque or list and `put` and `get` of a SimpleQueue are atomic. Nothing
-    here is guarded by a lock: a permission (to start a thread, to skip starting one) is an item, and
-    whoever popped it has it.
+    here is guarded by a lock: a permission (to start a thread, to claim an idle one) is an item,
+    and whoever popped it has it.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class WorkerThreads:
         # One item for each thread that waits for a job; a submit that pops it needs no new thread.
         self._idle: deque[None] = deque()
         self.threads: list[threading.Thread] = []
+        self._abandoned = False
 
     def submit(self, job: Callable[[], None]) -> None:
         """Have *job* run by a worker thread; raises RuntimeError when none can be started."""
@@ -106,6 +107,8 @@ class WorkerThreads:
             except BaseException:
                 LOGGER.critical("exception in a done-callback", exc_info=True)
             del job  # it would keep its call alive until the next one comes
+            if self._abandoned:
+                return
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
@@ -117,3 +120,7 @@ class WorkerThreads:
         """Let each thread end once the jobs before this moment are taken."""
         self._unstarted.clear()
         self._jobs.put(None)
+
+    def abandon(self) -> None:
+        """In a forked child: only the thread that forked is here, and it ends."""
+        self._abandoned = True
