@@ -22,6 +22,7 @@ app.conf.broker_transport_options = {
     "data_folder_in": f"{FOLDER}/queue",
     "data_folder_out": f"{FOLDER}/queue",
     "control_folder": f"{FOLDER}/control",
+    "polling_interval": 0.1,  # seconds
 }
 for name in ("results", "queue", "control"):
     Path(FOLDER, name).mkdir(parents=True, exist_ok=True)

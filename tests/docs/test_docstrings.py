@@ -12,7 +12,9 @@ MODULES = ["palitra", *(f"palitra.{m.name}" for m in pkgutil.iter_modules(palitr
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_in_a_docstring_work(name: str) -> None:
+def test_the_examples_in_a_docstring_work(
+    name: str, default_executor: palitra.AsyncLoopExecutor
+) -> None:
     module = importlib.import_module(name)
 
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
