@@ -86,6 +86,7 @@ class Pages(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
+    request_queue_size = 100
     connections = 0
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -21,6 +21,7 @@ class CountingServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # the default of 5 turns a burst away, and clients try again after 1 s
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -44,7 +44,8 @@ def test_the_requests_of_aiosqlite_are_coroutines_enough_for_run(
 ) -> None:
     file = tmp_path / "words.db"
 
-    database = executor.run(aiosqlite.connect(file))
+    # The connection itself is awaitable and no coroutine: `gather` takes those.
+    (database,) = executor.gather(aiosqlite.connect(file))
     executor.run(database.execute("create table words (word text)"))
     executor.run(database.executemany("insert into words values (?)", [("one",), ("two",)]))
     executor.run(database.commit())
@@ -178,7 +179,7 @@ def test_a_streamed_result_is_read_row_by_row(
         )
 
     with executor.sync_context(engine.connect()) as connection:
-        rows = executor.run(connection.stream(select(Author.name)))
+        (rows,) = executor.gather(connection.stream(select(Author.name)))
         names = [row.name for row in executor.sync_iter(rows)]
 
     assert sorted(names) == sorted(f"author {n}" for n in range(50))

@@ -193,15 +193,16 @@ def test_the_cancel_scopes_of_anyio_are_held_across_yield(executor: AsyncLoopExe
                 for number in range(10):
                     await send.send(number)
 
-        async with anyio.create_task_group() as group, receive:
-            group.start_soon(produce)
-            with anyio.fail_after(20):
-                async for number in receive:
-                    yield number
+        with receive:
+            async with anyio.create_task_group() as group:
+                group.start_soon(produce)
+                with anyio.fail_after(20):
+                    async for number in receive:
+                        yield number
 
     assert list(executor.sync_iter(items())) == list(range(10))
-    with executor.sync_iter(items()) as numbers:
-        assert next(numbers) == 0
+    with executor.sync_iter(items()) as left_early:
+        assert next(left_early) == 0
 
 
 def test_a_context_variable_is_reset_where_it_was_set(executor: AsyncLoopExecutor) -> None:
