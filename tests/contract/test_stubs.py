@@ -9,7 +9,6 @@ of tests/typing.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -85,17 +84,6 @@ def describe(parameter: ast.arg, kind: str, default: ast.expr | None) -> tuple[s
     return parameter.arg, kind, spelled(parameter.annotation), value
 
 
-def in_terms_of(base: ast.expr, inherited: ast.ClassDef, annotation: str) -> str:
-    """An annotation of the class *inherited*, for a class with the base `inherited[...]`."""
-    generic = [spelled(one) for one in inherited.bases if spelled(one).startswith("Generic[")]
-    if not generic or not isinstance(base, ast.Subscript):
-        return annotation
-    own = generic[0].removeprefix("Generic[").removesuffix("]").split(", ")
-    given = spelled(base.slice).strip("()").split(", ")
-    names = dict(zip(own, given, strict=True))
-    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), annotation)
-
-
 class Definitions:
     """What a module or a class body defines, by name."""
 
@@ -140,7 +128,8 @@ class Definitions:
                 bases.append(spelled(base))
             else:
                 their_bases, their_body = self.without_private_bases(inherited)
-                bases += [in_terms_of(base, inherited, theirs) for theirs in their_bases]
+                # Generic is what the class says of its own parameters.
+                bases += [one for one in their_bases if not one.startswith("Generic[")]
                 body += their_body
         return bases, [*body, *node.body]
 
