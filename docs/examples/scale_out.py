@@ -73,6 +73,7 @@ def with_dask(batches: list[list[str]]) -> Iterable[tuple[int, int]]:
 
 class Pages(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # connections are kept
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         body = f"This is {self.path}.".encode()

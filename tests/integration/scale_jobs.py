@@ -11,17 +11,25 @@ import palitra
 
 
 @functools.cache
-def session() -> aiohttp.ClientSession:
-    """Return this process's session, opened on its loop at the first call, closed at its end."""
+def session(folder: str) -> aiohttp.ClientSession:
+    """Return this process's session, opened on its loop at the first call, closed at its end.
+
+    The end leaves a file in *folder*, named after the process.
+    """
     # A limit of one: were it opened twice, the server would see a second connection.
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1))
-    palitra.push_async_callback(session.close)
+
+    @palitra.push_async_callback
+    async def close() -> None:
+        await session.close()
+        os.close(os.open(f"{folder}/{os.getpid()}", os.O_CREAT))
+
     return session
 
 
 @palitra.sync
-async def fetch_connection(url: str) -> tuple[int, int]:
+async def fetch_connection(url: str, folder: str) -> tuple[int, int]:
     """Return this process's id and the number of the connection that the server saw."""
-    async with session().get(url) as response:
+    async with session(folder).get(url) as response:
         answer = await response.json()
     return os.getpid(), answer["connection"]

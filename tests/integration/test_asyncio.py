@@ -60,7 +60,8 @@ def test_wrap_future_awaits_a_call_from_another_loop(
 ) -> None:
     async def main() -> list[int]:
         futures = [asyncio.wrap_future(executor.submit(double, number)) for number in range(100)]
-        return await asyncio.gather(*futures)
+        results: list[int] = await asyncio.gather(*futures)
+        return results
 
     with asyncio.Runner(loop_factory=LOOPS[flavour], debug=True) as runner:
         assert runner.run(main()) == [number * 2 for number in range(100)]

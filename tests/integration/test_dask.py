@@ -17,6 +17,8 @@ import palitra
 from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from counting_server import CountingServer
 
 
@@ -60,12 +62,14 @@ def test_tasks_of_dask_call_async_functions_through_sync(executor: AsyncLoopExec
 
 @pytest.mark.timeout(60)  # worker processes import Dask first
 @pytest.mark.keeps_threads("Dask", "Profile", "Tornado", "IO loop", "AsyncProcess", "Queue")
-def test_each_worker_process_of_dask_keeps_its_connection(server: CountingServer) -> None:
+def test_each_worker_process_of_dask_keeps_its_connection(
+    server: CountingServer, tmp_path: Path
+) -> None:
     with (
         LocalCluster(n_workers=2, threads_per_worker=2, **LOOPBACK) as cluster,
         Client(cluster) as client,
     ):
-        jobs = client.map(fetch_connection, [server.url] * 40, pure=False)
+        jobs = client.map(fetch_connection, [server.url] * 40, folder=str(tmp_path), pure=False)
         answers = client.gather(jobs)
 
     connections = defaultdict(set)
@@ -76,6 +80,8 @@ def test_each_worker_process_of_dask_keeps_its_connection(server: CountingServer
     assert server.connections == 2
     assert all(len(numbers) == 1 for numbers in connections.values())
     assert server.wait_until_all_closed()
+    # Each worker closed its session when it ended.
+    assert {int(trace.name) for trace in tmp_path.iterdir()} == set(connections)
 
 
 def test_the_client_of_dask_runs_beside_the_default_executor(

@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from counting_server import CountingServer
+
     from interpreters import Python
 
 HERE = Path(__file__).parent
@@ -26,13 +27,13 @@ import palitra
 from scale_jobs import fetch_connection
 
 
-def main(start_method, url):
+def main(start_method, url, folder):
     # The parent has a loop already; no worker may mistake it for its own.
     palitra.run(asyncio.sleep(0))
     context = multiprocessing.get_context(start_method)
     with ProcessPoolExecutor(2, mp_context=context) as pool:
-        answers = list(pool.map(fetch_connection, [url] * 40))
-    print(json.dumps({"workers": answers, "parent": fetch_connection(url)}))
+        answers = list(pool.map(fetch_connection, [url] * 40, [folder] * 40))
+    print(json.dumps({"workers": answers, "parent": fetch_connection(url, folder)}))
 
 
 if __name__ == "__main__":
@@ -42,13 +43,21 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
 def test_each_worker_of_a_process_pool_keeps_its_connection(
-    start_method: str, server: CountingServer, python: Python
+    start_method: str, server: CountingServer, python: Python, tmp_path: Path
 ) -> None:
     # Since 3.12 a fork beside threads warns; that palitra has one here is the point of the test.
     options = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
+    folder = tmp_path / "ended"
+    folder.mkdir()
+
     ended = python.run(
-        PROGRAM, start_method, server.url, options=options, env={"PYTHONPATH": str(HERE)}
+        PROGRAM,
+        start_method,
+        server.url,
+        str(folder),
+        options=options,
+        env={"PYTHONPATH": str(HERE)},
     )
 
     assert ended.stderr == ""
@@ -63,4 +72,6 @@ def test_each_worker_of_a_process_pool_keeps_its_connection(
     assert server.connections == len(workers) + 1
     assert answers["parent"][0] not in workers
     assert server.requests == 41
+    # Each process closed its session when it ended.
+    assert {int(trace.name) for trace in folder.iterdir()} == {*workers, answers["parent"][0]}
     assert server.wait_until_all_closed()
