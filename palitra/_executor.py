@@ -11,7 +11,6 @@ import itertools
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -23,7 +22,7 @@ from typing import Any, NoReturn, ParamSpec, TypeGuard, TypeVar
 from palitra import _bridges
 from palitra._future import LoopFuture
 from palitra._gather import Gathering
-from palitra._loop import DeadlockError, LoopThread, RunCall, hint, name_of
+from palitra._loop import DeadlockError, LoopThread, RunCall, hint, name_of, user_traceback
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -113,8 +112,12 @@ class AsyncLoopExecutor(Executor):
             loop_factory=loop_factory,
             debug=debug,
         )
-        # An executor that is dropped ends as if shut down. The loop's thread knows nothing of it.
-        weakref.finalize(self, self._loop_thread.shut_down).atexit = False
+
+    def __del__(self) -> None:
+        # An executor that is dropped ends as if shut down; the loop's thread knows nothing of it.
+        loop_thread = self.__dict__.get("_loop_thread")  # not there if a bad argument was refused
+        if loop_thread is not None:
+            loop_thread.shut_down()
 
     def __repr__(self) -> str:
         return f"<palitra.AsyncLoopExecutor at {id(self):#x}: {self._loop_thread.state.value}>"
@@ -393,6 +396,8 @@ class AsyncLoopExecutor(Executor):
         try:
             self._loop_thread.refuse_on_loop("gather()")
             return self.run(gathering.run(), timeout=timeout)
+        except BaseException as exc:
+            raise user_traceback(exc)  # noqa: B904  (the same exception, without a frame of ours)
         finally:
             gathering.close()
             del gathering  # a raised error holds this frame, and it holds the error

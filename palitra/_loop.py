@@ -364,9 +364,7 @@ class LoopThread:
         runner = asyncio.Runner(debug=self._debug, loop_factory=self._loop_factory)
         try:
             loop = runner.get_loop()
-            if not isinstance(loop, asyncio.AbstractEventLoop):
-                raise TypeError(f"loop_factory must return an event loop, not {loop!r}")
-            self._loop = loop
+            self._loop = _checked(loop)
             self._run_initializer()
             loop.call_soon(self._drain)
             self._change_state(State.RUNNING)
@@ -717,6 +715,12 @@ class RunCall(BlockingCall[_T]):
     def where(self) -> str:
         frame = _innermost_frame(self._coro)
         return "" if frame is None else f": it waits {_place(frame)}"
+
+
+def _checked(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        raise TypeError(f"loop_factory must return an event loop, not {loop!r}")
+    return loop
 
 
 def name_of(what: object) -> str:
