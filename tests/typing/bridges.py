@@ -110,6 +110,7 @@ class Client:
     async def ping(host: str) -> float:
         return float(len(host))
 
+    # In this order submit binds as well; Python 3.13's classmethod binds nothing but the call.
     @palitra.sync
     @classmethod
     async def reconnect(cls, base: str) -> "Client":
@@ -137,8 +138,11 @@ assert_type(Client.ping("localhost"), float)
 assert_type(client.ping("localhost"), float)
 assert_type(Client.reconnect("/"), Client)
 assert_type(client.reconnect("/"), Client)
+assert_type(Client.reconnect.submit("/"), Future[Client])
+assert_type(client.reconnect.submit("/"), Future[Client])
 assert_type(Client.ping6("localhost"), float)
 assert_type(client.ping6("localhost"), float)
+assert_type(client.ping6.submit("localhost"), Future[float])
 assert_type(palitra.sync(client)("/"), bytes)
 
 client.get(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
