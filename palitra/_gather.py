@@ -45,13 +45,14 @@ class Gathering:
         self._waiter: asyncio.Future[None] | None = None  # set while `run` waits
         try:
             for awaitable in self._awaitables.values():
-                self._check(awaitable)
+                if type(awaitable) is not CoroutineType:
+                    self._check(awaitable)
         except BaseException:
             self.close()
             raise
 
     def _check(self, awaitable: object) -> None:
-        if type(awaitable) is CoroutineType or isinstance(awaitable, concurrent.futures.Future):
+        if isinstance(awaitable, concurrent.futures.Future):
             return
         if asyncio.isfuture(awaitable):
             if awaitable.get_loop() is not self._loop_thread.start():
@@ -83,7 +84,10 @@ class Gathering:
         unstarted = iter(self._awaitables.items())
         try:
             for number, (key, awaitable) in enumerate(unstarted, 1):
-                self._start(key, awaitable)
+                if type(awaitable) is CoroutineType:
+                    self._start_task(key, awaitable)
+                else:
+                    self._start(key, awaitable)
                 if self._error is not None:
                     break
                 if not number % _BATCH:
@@ -114,10 +118,14 @@ class Gathering:
             awaitable.add_done_callback(done)
             self._unwatch.append(functools.partial(awaitable.remove_done_callback, done))
         else:
-            ended = functools.partial(self._task_ended, key, awaitable)
-            task = self._loop_thread.create_task(self._child(key, awaitable), None, ended)
-            if not task.done():
-                self._tasks[key] = task
+            self._start_task(key, awaitable)
+
+    def _start_task(self, key: int, awaitable: Awaitable[Any]) -> None:
+        task = self._loop_thread.create_task(
+            self._child(key, awaitable), None, self._task_ended, key, awaitable
+        )
+        if not task.done():
+            self._tasks[key] = task
 
     async def _child(self, key: int, awaitable: Awaitable[Any]) -> None:
         try:
