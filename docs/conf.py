@@ -1,5 +1,6 @@
 """Sphinx configuration: ``sphinx-build -n -W -b html docs <output>`` builds without a network."""
 
+import json
 import re
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -90,6 +91,41 @@ class Diagram(SphinxDirective):
         return [figure]
 
 
+class Measurements(SphinxDirective):
+    """One measured row as a chart and a table, from the files that the benchmarks wrote."""
+
+    required_arguments = 1
+    folder = "/_static/benchmarks"
+
+    def run(self) -> list[nodes.Node]:
+        """Take the row's figures from ``results.json``, cheapest first."""
+        name, path = self.env.relfn2path(f"{self.folder}/results.json")
+        self.env.note_dependency(name)
+        row = json.loads(Path(path).read_text(encoding="utf-8"))["rows"][self.arguments[0]]
+        chart = nodes.image(
+            uri=f"{self.folder}/{self.arguments[0]}.svg", alt=row["title"], classes=["chart"]
+        )
+        cells = [["", row["unit"], f"of {row['baseline']}"]]
+        for entry, figures in sorted(row["entries"].items(), key=lambda item: item[1]["median"]):
+            ratio = figures["ratio"]
+            cells.append(
+                [entry, f"{figures['median']:,.3g}", "" if ratio is None else f"{ratio:.2f}"]
+            )
+        return [chart, table(cells)]
+
+
+def table(cells: list[list[str]]) -> nodes.table:
+    """A table whose first line is its head."""
+    head, body = nodes.thead(), nodes.tbody()
+    for number, line in enumerate(cells):
+        columns = [nodes.entry("", nodes.paragraph("", cell)) for cell in line]
+        (body if number else head).append(nodes.row("", *columns))
+    group = nodes.tgroup(cols=len(cells[0]))
+    group += [nodes.colspec(colwidth=1) for _ in cells[0]]
+    group += [head, body]
+    return nodes.table("", group, classes=["measurements"])
+
+
 class TestName(SphinxRole):
     """A test, shown as the sentence that its name is, and its file."""
 
@@ -131,6 +167,7 @@ def find_short_name(
 def setup(app: Sphinx) -> None:
     """Register what this file defines."""
     app.add_directive("diagram", Diagram)
+    app.add_directive("measurements", Measurements)
     app.add_role("test", TestName())
     app.connect("autodoc-process-docstring", separate_plurals)
     app.connect("missing-reference", find_short_name)

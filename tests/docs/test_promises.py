@@ -24,7 +24,7 @@ def names_in(path: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(("path", "name"), NAMED, ids="::".join)
+@pytest.mark.parametrize(("path", "name"), NAMED, ids=map("::".join, NAMED))
 def test_a_named_test_exists(path: str, name: str) -> None:
     assert name in names_in(path)
 
