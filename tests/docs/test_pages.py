@@ -49,3 +49,10 @@ def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     if page not in SPEAKS_ON_STDERR:
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_each_example_has_a_test(example: Path) -> None:
+    tests = (ROOT / "tests").rglob("test_*.py")
+
+    assert any(example.stem in test.read_text(encoding="utf-8") for test in tests)
