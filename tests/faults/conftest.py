@@ -1,0 +1,113 @@
+"""Programs whose end is the test: what they printed, and nothing on standard error."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from interpreters import Child, Python
+
+# os.fork warns of threads since 3.12; that forking beside them works is what is tested here.
+FORK = ("-W", "ignore:This process:DeprecationWarning")
+MODES = {
+    "plain": ("-W", "default::ResourceWarning", *FORK),
+    "dev": ("-X", "dev", *FORK),
+}
+
+PRELUDE = """\
+import asyncio, atexit, logging, os, signal, sys, threading, time, warnings
+import palitra
+
+# The development mode reports slow callbacks, which a busy machine has.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
+
+
+def say(*words):
+    # One write, so that lines of several threads and processes do not mix.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+
+def fork(function, leave=sys.exit):
+    # Run function in a child that leaves with 7, and return what the parent sees of it.
+    pid = os.fork()
+    if not pid:
+        function()
+        leave(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def double(number):
+    await asyncio.sleep(0)
+    return 2 * number
+
+
+async def count(stop):
+    for number in range(stop):
+        yield await double(number) // 2
+
+
+def use(executor):
+    # All that works in a process that palitra is new to.
+    assert executor.run(double(1)) == 2
+    assert executor.gather(double(1), double(2)) == [2, 4]
+    assert list(executor.map(double, range(3))) == [0, 2, 4]
+    assert executor.submit(double, 3).result() == 6
+    assert executor.submit(os.getpid).result() == os.getpid()
+    assert executor.run(asyncio.to_thread(os.getpid)) == os.getpid()
+    assert list(executor.sync_iter(count(3))) == [0, 1, 2]
+
+
+started = threading.Event()
+
+
+async def main_thread_ended():
+    # Sets `started`, and returns in the middle of the interpreter's exit.
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    threading._register_atexit(loop.call_soon_threadsafe, ended.set)
+    started.set()
+    await ended.wait()
+    await asyncio.sleep(0.05)
+
+
+def wait_for_main_thread_to_end():
+    ended = threading.Event()
+    threading._register_atexit(ended.set)
+    started.set()
+    ended.wait()
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The interpreter's options: none that matter, then the development mode."""
+    return MODES[request.param]
+
+
+@pytest.fixture
+def start(python: Python, mode: tuple[str, ...]) -> Callable[..., Child]:
+    """Start a program, of one or more pieces, that finds the prelude's names; in either mode."""
+
+    def start(*pieces: str) -> Child:
+        code = "\n".join([PRELUDE, *map(dedent, pieces)])
+        return python.start(code, options=mode)
+
+    return start
+
+
+@pytest.fixture
+def printed_by(start: Callable[..., Child]) -> Callable[..., list[str]]:
+    """Run a program to its end, which must be clean; the lines it printed."""
+
+    def printed_by(*pieces: str, exit_code: int = 0) -> list[str]:
+        end = start(*pieces).finish()
+        assert (end.stderr, end.returncode) == ("", exit_code), end.stdout
+        return end.stdout.splitlines()
+
+    return printed_by

@@ -1,0 +1,243 @@
+"""A call that outlasts its time, and a loop that does not come back."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import palitra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+THIS_FILE = Path(__file__).name
+LIMIT = 10.0
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What the blocked loop of a test waits for; set at its end in any case."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def block(release: threading.Event) -> None:
+    release.wait(LIMIT)
+
+
+def notes(error: BaseException) -> str:
+    return "\n".join(getattr(error, "__notes__", ()))
+
+
+class TestTimeouts:
+    def test_the_cleanup_is_over_when_run_raises(self, executor: palitra.AsyncLoopExecutor) -> None:
+        steps = []
+
+        async def call() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+                steps.append("cleaned up")
+
+        with pytest.raises(TimeoutError) as caught:
+            executor.run(call(), timeout=0.01)
+
+        assert steps == ["cleaned up"]
+        assert notes(caught.value) == ""
+
+    def test_of_gather_cancels_what_it_started(self, executor: palitra.AsyncLoopExecutor) -> None:
+        steps = []
+
+        async def call() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+                steps.append("cleaned up")
+
+        given = executor.submit(asyncio.Event().wait)
+        with pytest.raises(TimeoutError):
+            executor.gather(call(), call(), given, timeout=0.01)
+        running = given.running()
+        given.cancel()
+
+        assert steps == ["cleaned up"] * 2
+        assert running
+
+    @pytest.mark.parametrize("answer", ["a result", "an error"])
+    def test_are_raised_whatever_a_cancelled_coroutine_answers(
+        self, executor: palitra.AsyncLoopExecutor, answer: str
+    ) -> None:
+        async def call() -> str:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if answer == "an error":
+                    raise ValueError(answer) from None
+            return answer
+
+        with pytest.raises(TimeoutError):
+            executor.run(call(), timeout=0.01)
+
+    def test_an_exceptions_own_timeout_error_is_raised_as_it_is(
+        self, executor: palitra.AsyncLoopExecutor
+    ) -> None:
+        error = TimeoutError("the coroutine's own")
+
+        async def call() -> None:
+            raise error
+
+        with pytest.raises(TimeoutError) as caught:
+            executor.run(call(), timeout=60)
+
+        assert caught.value is error
+        assert notes(error) == ""
+
+    @pytest.mark.parametrize("wait", ["run", "gather"])
+    def test_a_coroutine_that_ignores_cancellation_is_left_with_a_note(
+        self, executor: palitra.AsyncLoopExecutor, wait: str
+    ) -> None:
+        let_go = asyncio.Event()
+        ended = threading.Event()
+
+        async def ignore_cancellation() -> None:
+            while not let_go.is_set():
+                try:
+                    await let_go.wait()
+                except asyncio.CancelledError:
+                    pass
+            ended.set()
+
+        with pytest.raises(TimeoutError) as caught:
+            if wait == "run":
+                executor.run(ignore_cancellation(), timeout=0.01)
+            else:
+                executor.gather(ignore_cancellation(), timeout=0.01)
+        went_on = executor.run(asyncio.sleep(0, "goes on"))
+        executor.get_loop().call_soon_threadsafe(let_go.set)
+
+        assert went_on == "goes on"
+        assert ended.wait(LIMIT)
+        # Where the coroutine waits, and where the loop's thread stands.
+        note = notes(caught.value)
+        assert "selectors.py" in note or "in LoopThread" in note
+        assert ("ignore_cancellation" if wait == "run" else "gather of 1") in note
+
+    def test_a_blocked_loop_is_left_with_a_note_that_says_where_it_stands(
+        self, executor: palitra.AsyncLoopExecutor, release: threading.Event
+    ) -> None:
+        async def call() -> None:
+            block(release)
+
+        with pytest.raises(TimeoutError) as caught:
+            executor.run(call(), timeout=0.01)
+
+        release.set()
+        line = inspect.getsourcelines(block)[1] + 1
+        note = notes(caught.value)
+        assert THIS_FILE in note
+        assert f"line {line}" in note or f":{line}" in note
+        assert "block" in note
+        assert executor.run(asyncio.sleep(0, "goes on")) == "goes on"
+
+    def test_a_call_behind_another_that_blocks_the_loop_never_starts(
+        self, executor: palitra.AsyncLoopExecutor, release: threading.Event
+    ) -> None:
+        blocked = threading.Event()
+        started: list[bool] = []
+
+        async def call() -> None:
+            blocked.set()
+            block(release)
+
+        async def behind() -> None:
+            started.append(True)
+
+        blocking = executor.submit(call)
+        blocked.wait(LIMIT)
+        with pytest.raises(TimeoutError) as caught:
+            executor.run(behind(), timeout=0.01)
+
+        release.set()
+        assert THIS_FILE in notes(caught.value)
+        blocking.result(LIMIT)
+        executor.run(asyncio.sleep(0))
+        assert not started
+
+    def test_of_zero_leaves_a_coroutine_no_time(self, executor: palitra.AsyncLoopExecutor) -> None:
+        with pytest.raises(TimeoutError):
+            executor.run(asyncio.Event().wait(), timeout=0)
+
+    def test_leave_no_task_behind_that_keeps_a_program(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by("""
+            async def call():
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    say("cleaned up")
+
+            try:
+                palitra.run(call(), timeout=0.01)
+            except TimeoutError:
+                say("timed out")
+        """) == ["cleaned up", "timed out"]
+
+    def test_an_abandoned_coroutine_is_waited_for_at_exit(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by("""
+            async def call():
+                while True:
+                    try:
+                        await main_thread_ended()
+                    except asyncio.CancelledError:
+                        continue
+                    break
+                say("finished")
+
+            try:
+                palitra.run(call(), timeout=0.01)
+            except TimeoutError as error:
+                say("timed out", bool(error.__notes__))
+        """) == ["timed out True", "finished"]
+
+
+class TestBlockedLoops:
+    def test_outstanding_calls_finish_once_the_loop_is_back(
+        self, executor: palitra.AsyncLoopExecutor
+    ) -> None:
+        async def call() -> None:
+            time.sleep(0.3)  # noqa: ASYNC251  (to block the loop is the point)
+
+        async def double(number: int) -> int:
+            await asyncio.sleep(0)
+            return 2 * number
+
+        blocking = executor.submit(call)
+        futures = [executor.submit(double, number) for number in range(100)]
+
+        assert [future.result(LIMIT) for future in futures] == list(range(0, 200, 2))
+        assert blocking.result() is None
+
+    def test_plain_callables_run_meanwhile(
+        self, executor: palitra.AsyncLoopExecutor, release: threading.Event
+    ) -> None:
+        async def call() -> None:
+            block(release)
+
+        blocking = executor.submit(call)
+
+        assert executor.submit(str, 1).result(LIMIT) == "1"
+        assert not blocking.done()
+        release.set()
+        assert blocking.result(LIMIT) is None

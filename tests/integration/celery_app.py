@@ -1,0 +1,62 @@
+"""A Celery application that has used palitra by the time the worker forks its pool."""
+
+import asyncio
+import os
+from typing import Any
+
+from celery import Celery
+
+import palitra
+
+UPSTREAM_PORT = int(os.environ["UPSTREAM_PORT"])
+FOLDER = os.environ["CELERY_FOLDER"]
+
+
+async def fetch(path: str) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", UPSTREAM_PORT)
+    try:
+        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        answer = await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    return answer.partition(b"\r\n\r\n")[2].decode()
+
+
+app = Celery("celery_app", broker="filesystem://localhost", backend=f"file://{FOLDER}/results")
+app.conf.update(
+    broker_transport_options={
+        "data_folder_in": f"{FOLDER}/broker",
+        "data_folder_out": f"{FOLDER}/broker",
+        "control_folder": f"{FOLDER}/control",
+        "polling_interval": 0.05,
+    },
+    broker_connection_retry_on_startup=False,
+    task_serializer="json",
+    worker_prefetch_multiplier=1,
+)
+
+# All of this happens in the worker's main process, before it forks its pool; in the client, too.
+executor = palitra.AsyncLoopExecutor(thread_name_prefix="explicit")
+preloaded = [palitra.run(fetch("/preload")), executor.submit(fetch, "/preload").result()]
+main_pid = os.getpid()
+main_loop = palitra.get_loop()
+
+
+@palitra.sync
+async def fetch_several(*paths: str) -> list[str]:
+    return await asyncio.gather(*map(fetch, paths))
+
+
+@app.task
+def fetch_task(path: str) -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "forked": os.getpid() != main_pid,
+        "preloaded": preloaded,
+        "default": palitra.run(fetch(path)),
+        "explicit": executor.submit(fetch, "/plain").result(),
+        "thread": executor.submit(os.getpid).result(),
+        "several": fetch_several("/a", "/b"),
+        "loop is the main process's": palitra.get_loop() is main_loop,
+    }

@@ -1,0 +1,87 @@
+"""Celery's prefork pool is forked from a process that has used palitra."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from upstream import upstream
+
+HERE = Path(__file__).parent
+PROCESSES = 2
+
+# A process of its own, so that none of Celery's state comes into this one.
+CLIENT = f"""
+import json
+from celery import group
+from celery_app import fetch_task
+
+answers = group(fetch_task.s("/together") for _ in range({PROCESSES}))().get(30, interval=0.05)
+answers += group(fetch_task.s("/again") for _ in range(20))().get(30, interval=0.05)
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: Path) -> None:
+    for folder in ("broker", "control", "results"):
+        (tmp_path / folder).mkdir()
+    log = tmp_path / "worker.log"
+    with upstream(parties=PROCESSES) as server:
+        environment = {
+            **os.environ,
+            "UPSTREAM_PORT": str(server.server_port),
+            "CELERY_FOLDER": str(tmp_path),
+        }
+        arguments = [
+            # Machines that run tests often have no user but root.
+            *(sys.executable, "-W", "ignore:You're running the worker with superuser"),
+            *("-m", "celery", "-A", "celery_app", "worker"),
+            *("--pool", "prefork", "--concurrency", str(PROCESSES), "-O", "fair"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+            *("--loglevel", "WARNING", "--logfile", str(log)),
+        ]
+        with subprocess.Popen(
+            arguments,
+            cwd=HERE,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as worker:
+            try:
+                client = subprocess.run(
+                    [sys.executable, "-c", CLIENT],
+                    cwd=HERE,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    check=False,
+                )
+                worker.send_signal(signal.SIGTERM)
+                _, errors = worker.communicate(timeout=30)
+            finally:
+                worker.kill()
+
+    assert (client.stderr, client.returncode) == ("", 0)
+    assert (worker.returncode, errors, log.read_text()) == (0, "", "")
+    answers = json.loads(client.stdout)
+    pids = {answer["pid"] for answer in answers[:PROCESSES]}
+    assert len(pids) == PROCESSES
+    for number, answer in enumerate(answers):
+        pid = answer["pid"]
+        assert pid in pids
+        assert answer == {
+            "pid": pid,
+            "forked": True,
+            "preloaded": ["/preload", "/preload"],
+            "default": "/together" if number < PROCESSES else "/again",
+            "explicit": "/plain",
+            "thread": pid,
+            "several": ["/a", "/b"],
+            "loop is the main process's": False,
+        }
