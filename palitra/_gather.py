@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
@@ -69,9 +69,7 @@ class Gathering:
     def close(self) -> None:
         """Close the coroutines where `run` was refused."""
         if not self._begun:
-            for awaitable in self._awaitables.values():
-                if asyncio.iscoroutine(awaitable):
-                    awaitable.close()
+            _close(self._awaitables.values())
 
     def run(self) -> CoroutineType[Any, Any, list[Any]]:
         """Make the coroutine that awaits all and returns the results in order, or raises."""
@@ -101,9 +99,7 @@ class Gathering:
             unwatch()
         if self._error is None:
             return [self._results[key] for key in self._order]
-        for _, awaitable in unstarted:
-            if asyncio.iscoroutine(awaitable):
-                awaitable.close()
+        _close(awaitable for _, awaitable in unstarted)
         await self._cancel_tasks()
         raise self._error
 
@@ -183,3 +179,9 @@ class Gathering:
             except asyncio.CancelledError:  # once more, perhaps by shutdown(cancel_futures=True)
                 for task in self._tasks.values():
                     task.cancel()
+
+
+def _close(awaitables: Iterable[object]) -> None:
+    for awaitable in awaitables:
+        if asyncio.iscoroutine(awaitable):
+            awaitable.close()

@@ -150,6 +150,9 @@ class LoopThread:
         self._calls: set[Call] = set()
         self._inbox: deque[Callable[[], object]] = deque()
         self._awake = False
+        # Threads on their way to wake the loop: a signal handler that interrupts one of them, and
+        # then waits, must not rely on it.
+        self._waking: set[int] = set()
         self._wake_up: Callable[[], object] | None = None  # while there is a loop to wake
         self._doorbell: tuple[socket.socket, ...] = ()
         self._exit_watch: _ExitWatch | None = None
@@ -234,9 +237,7 @@ class LoopThread:
                 self.finished(call)
                 raise
         else:
-            self._inbox.append(start)
-            if not self._awake:
-                self._wake()
+            self.post(start)
 
     def holds(self, call: Call) -> bool:
         """Whether *call* was accepted and the loop is still there to settle it."""
@@ -253,7 +254,7 @@ class LoopThread:
     def post(self, callback: Callable[[], object]) -> None:
         """Run *callback*, which raises nothing, on the loop; lost where the loop has ended."""
         self._inbox.append(callback)
-        if not self._awake:
+        if not self._awake or (self._waking and get_ident() in self._waking):
             self._wake()
 
     def _wake(self) -> None:
@@ -262,6 +263,8 @@ class LoopThread:
             if self._ended:
                 self._inbox.clear()
             return  # the loop is not there yet, and will begin with a drain; or it is gone
+        ident = get_ident()
+        self._waking.add(ident)
         self._awake = True
         try:
             wake_up()
@@ -272,6 +275,8 @@ class LoopThread:
             if not isinstance(exc, OSError | RuntimeError):
                 raise
             # Somebody closed the loop, and its thread settles the calls.
+        finally:
+            self._waking.discard(ident)
 
     def _open_doorbell(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare to be woken: by a byte through a socket, where the loop can watch one.
