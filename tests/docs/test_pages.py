@@ -1,5 +1,6 @@
 """Every code block of the docs and of the README runs, in a process of its own for each page."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,11 @@ def test_each_example_has_a_test(example: Path) -> None:
     tests = (ROOT / "tests").rglob("test_*.py")
 
     assert any(example.stem in test.read_text(encoding="utf-8") for test in tests)
+
+
+def test_the_readme_links_to_files_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    files = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
+
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).exists()] == []
