@@ -1,0 +1,52 @@
+"""A long `map` in flat memory.
+
+A tenth of the million by default; `PALITRA_STRESS=10` (or more) makes it the million.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from palitra import AsyncLoopExecutor
+
+CALLS = min(1_000_000, 100_000 * int(os.environ.get("PALITRA_STRESS", "1")))
+BUFFER = 1000
+
+pytestmark = pytest.mark.timeout(300)
+
+
+async def coroutine(number: int) -> int:
+    return number
+
+
+def plain(number: int) -> int:
+    return number
+
+
+@pytest.mark.parametrize("fn", [coroutine, plain])
+def test_a_long_map_runs_in_flat_memory(loop_flavour: dict[str, Any], fn: Any) -> None:
+    with AsyncLoopExecutor(**loop_flavour) as executor:
+        results = executor.map(fn, itertools.count(), buffersize=BUFFER)
+        total = sum(itertools.islice(results, 2 * BUFFER))  # fills the buffer, and all caches
+        gc.collect()
+        tracemalloc.start()
+        try:
+            peaks = []
+            for _ in range(4):
+                tracemalloc.reset_peak()
+                total += sum(itertools.islice(results, CALLS // 4))
+                peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        results.close()  # type: ignore[attr-defined]
+
+    count = 2 * BUFFER + CALLS // 4 * 4
+    assert total == count * (count - 1) // 2
+    # What a thousand calls take is replaced over and over, and nothing is added.
+    assert max(peaks[1:]) < peaks[0] * 1.2 + 100_000

@@ -1,0 +1,436 @@
+"""What `submit` takes, and where it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import re
+import sys
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import pytest
+
+from contract.gates import Gate, Held, fail_with, value_of
+from contract.subjects import Awaitable, Request, counted
+from palitra import AsyncLoopExecutor, DeadlockError
+
+
+async def where() -> int:
+    """The thread that runs the coroutine."""
+    await asyncio.sleep(0)
+    return threading.get_ident()
+
+
+async def capture(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+def capture_in_thread(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+class Methods:
+    async def method(self) -> int:
+        return threading.get_ident()
+
+    @classmethod
+    async def of_class(cls) -> int:
+        return threading.get_ident()
+
+    @staticmethod
+    async def static() -> int:
+        return threading.get_ident()
+
+    partial = functools.partialmethod(method)
+
+
+class CallableObject:
+    async def __call__(self) -> int:
+        return threading.get_ident()
+
+
+class Generates:
+    async def method(self) -> AsyncGenerator[int, None]:
+        yield 1
+
+
+@pytest.fixture
+def loop_thread(executor: AsyncLoopExecutor) -> int:
+    return executor.run(where())
+
+
+# Coroutine functions
+
+
+COROUTINE_FUNCTIONS = {
+    "async def": where,
+    "partial": functools.partial(where),
+    "partial of partial": functools.partial(functools.partial(where)),
+    "bound method": Methods().method,
+    "bound partial method": Methods().partial,
+    "class method": Methods.of_class,
+    "static method": Methods.static,
+    "object with async __call__": CallableObject(),
+    "partial of object": functools.partial(CallableObject()),
+}
+
+
+@pytest.mark.parametrize("fn", COROUTINE_FUNCTIONS.values(), ids=COROUTINE_FUNCTIONS)
+def test_a_coroutine_function_runs_on_the_loop(
+    executor: AsyncLoopExecutor, loop_thread: int, fn: Any
+) -> None:
+    assert executor.submit(fn).result() == loop_thread
+
+
+@pytest.mark.parametrize("fn", COROUTINE_FUNCTIONS.values(), ids=COROUTINE_FUNCTIONS)
+def test_a_coroutine_function_starts_no_worker_thread(fn: Any) -> None:
+    with AsyncLoopExecutor(thread_name_prefix="nobody") as executor:
+        executor.submit(fn).result()
+
+        assert [name for name in thread_names() if name.startswith("nobody")] == ["nobody_loop"]
+
+
+def thread_names() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="inspect.markcoroutinefunction is 3.12's")
+def test_a_marked_coroutine_function_is_called_on_the_loop(
+    executor: AsyncLoopExecutor, loop_thread: int
+) -> None:
+    called_in = []
+
+    def marked() -> Coroutine[Any, Any, int]:
+        called_in.append(threading.get_ident())
+        return where()
+
+    mark: Any = inspect.markcoroutinefunction  # type: ignore[attr-defined,unused-ignore]
+
+    assert executor.submit(mark(marked)).result() == loop_thread
+    assert called_in == [loop_thread]
+
+
+def test_a_method_of_a_callable_object_is_called_with_its_arguments(
+    executor: AsyncLoopExecutor,
+) -> None:
+    class Adds:
+        def __init__(self, base: int) -> None:
+            self.base = base
+
+        async def __call__(self, value: int) -> int:
+            return self.base + value
+
+    assert executor.submit(Adds(1), 2).result() == 3
+
+
+@pytest.mark.parametrize("fn", [capture, capture_in_thread])
+def test_arguments_arrive_whatever_their_names(executor: AsyncLoopExecutor, fn: Any) -> None:
+    future = executor.submit(fn, 1, 2, self=3, fn=4, args=5, kwargs=6, timeout=7)
+
+    assert future.result() == ((1, 2), {"self": 3, "fn": 4, "args": 5, "kwargs": 6, "timeout": 7})
+
+
+@pytest.mark.parametrize("fn", [capture, capture_in_thread])
+def test_fn_is_positional_only(executor: AsyncLoopExecutor, fn: Any) -> None:
+    submit: Any = executor.submit
+
+    with pytest.raises(TypeError):
+        submit(fn=fn)
+    with pytest.raises(TypeError):
+        submit()
+
+
+def test_wrong_arguments_are_the_calls_error_not_submits(executor: AsyncLoopExecutor) -> None:
+    submit: Any = executor.submit
+
+    for future in (submit(where, 1), submit(len)):
+        with pytest.raises(TypeError):
+            future.result()
+
+
+def test_submit_returns_a_future_of_the_standard_library(executor: AsyncLoopExecutor) -> None:
+    assert isinstance(executor, Executor)
+    assert isinstance(executor.submit(where), Future)
+    assert isinstance(executor.submit(where()), Future)
+    assert isinstance(executor.submit(len, ()), Future)
+
+
+# Coroutine objects
+
+
+def test_a_coroutine_object_is_awaited_on_the_loop(
+    executor: AsyncLoopExecutor, loop_thread: int
+) -> None:
+    assert executor.submit(where()).result() == loop_thread
+
+
+def test_a_coroutine_that_no_async_def_made_is_a_coroutine(executor: AsyncLoopExecutor) -> None:
+    assert executor.submit(Request(7)).result() == 7
+
+
+def test_a_coroutine_object_takes_no_arguments(executor: AsyncLoopExecutor) -> None:
+    coro = where()
+    submit: Any = executor.submit
+
+    with pytest.raises(TypeError):
+        submit(coro, 1)
+
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+
+
+def test_a_coroutine_that_was_awaited_before_fails_in_its_future(
+    executor: AsyncLoopExecutor,
+) -> None:
+    coro = value_of(1)
+    executor.submit(coro).result()
+
+    with pytest.raises(RuntimeError, match="already awaited"):
+        executor.submit(coro).result()
+
+
+# Any other callable
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "expected"),
+    [(pow, (2, 8), 256), (int, ("7",), 7), (lambda: 7, (), 7), ("a".join, (["b", "c"],), "bac")],
+)
+def test_any_other_callable_gives_its_result(
+    executor: AsyncLoopExecutor, fn: Any, args: Any, expected: Any
+) -> None:
+    assert executor.submit(fn, *args).result() == expected
+
+
+def test_a_plain_callable_runs_in_a_worker_thread(loop_flavour: dict[str, Any]) -> None:
+    with AsyncLoopExecutor(thread_name_prefix="work", **loop_flavour) as executor:
+        name = executor.submit(lambda: threading.current_thread().name).result()
+
+    assert name == "work_0"
+
+
+def test_a_plain_callable_never_blocks_the_loop(executor: AsyncLoopExecutor) -> None:
+    held = Held()
+    future = executor.submit(held.thread, 7)
+    held.started.wait()
+
+    assert executor.run(value_of(1), timeout=10) == 1
+    assert future.running()
+    held.release.open()
+    assert future.result() == 7
+
+
+def test_a_plain_callable_may_block_on_the_loop(executor: AsyncLoopExecutor) -> None:
+    assert executor.submit(lambda: executor.run(value_of(7))).result() == 7
+    assert executor.submit(lambda: executor.submit(value_of, 7).result()).result() == 7
+
+
+def test_there_is_no_running_loop_in_a_worker_thread(executor: AsyncLoopExecutor) -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        executor.submit(asyncio.get_running_loop).result()
+
+
+@pytest.mark.parametrize("awaitable", [Awaitable, Request, value_of])
+def test_an_awaitable_that_a_plain_callable_returns_is_awaited(
+    executor: AsyncLoopExecutor, awaitable: Any
+) -> None:
+    result = executor.submit(lambda: awaitable(7)).result()
+
+    assert result in {7, (7, executor.run(where()))}
+
+
+def test_the_returned_awaitable_runs_on_the_loop_and_the_callable_beside_it(
+    executor: AsyncLoopExecutor, loop_thread: int
+) -> None:
+    called_in = []
+
+    def call() -> Coroutine[Any, Any, int]:
+        called_in.append(threading.get_ident())
+        return where()
+
+    assert executor.submit(call).result() == loop_thread
+    assert called_in != [loop_thread]
+
+
+def test_an_asyncio_future_of_the_loop_is_awaited(executor: AsyncLoopExecutor) -> None:
+    loop = executor.get_loop()
+    inner: asyncio.Future[int] = loop.create_future()
+    future = executor.submit(lambda: inner)
+    loop.call_soon_threadsafe(inner.set_result, 7)
+
+    assert future.result() == 7
+
+
+def test_a_class_of_awaitables_is_a_plain_callable(
+    executor: AsyncLoopExecutor, loop_thread: int
+) -> None:
+    assert executor.submit(Awaitable, 7).result() == (7, loop_thread)
+
+
+def test_an_error_in_the_returned_awaitable_is_the_calls_error(
+    executor: AsyncLoopExecutor,
+) -> None:
+    error = ValueError("from the awaitable")
+
+    assert executor.submit(lambda: fail_with(error)).exception() is error
+
+
+def test_a_wrapper_that_only_looks_async_still_gives_the_result(
+    executor: AsyncLoopExecutor,
+) -> None:
+    @functools.wraps(where)
+    def wrapper() -> Coroutine[Any, Any, int]:
+        return where()
+
+    assert executor.submit(wrapper).result() == executor.run(where())
+
+
+@pytest.mark.parametrize("kind", [StopIteration, SystemExit, ValueError])
+def test_an_error_of_a_plain_callable_is_delivered_as_it_is(
+    executor: AsyncLoopExecutor, kind: type[BaseException]
+) -> None:
+    error = kind("of a plain callable")
+
+    def fail() -> None:
+        raise error
+
+    assert executor.submit(fail).exception() is error
+    assert executor.submit(len, "after").result() == 5
+
+
+# What is refused
+
+
+def generator_objects() -> Iterator[tuple[str, Any]]:
+    yield "async generator function", counted
+    yield "async generator method", Generates().method
+    yield "partial of async generator function", functools.partial(counted)
+
+
+@pytest.mark.parametrize(("name", "fn"), list(generator_objects()))
+def test_an_async_generator_function_is_refused_with_a_pointer(
+    executor: AsyncLoopExecutor, name: str, fn: Any
+) -> None:
+    with pytest.raises(TypeError, match="sync_iter"):
+        executor.submit(fn)
+
+
+def test_an_async_generator_object_is_refused_with_a_pointer(executor: AsyncLoopExecutor) -> None:
+    submit: Any = executor.submit
+
+    with pytest.raises(TypeError, match="sync_iter"):
+        submit(counted())
+
+
+@pytest.mark.parametrize("thing", [None, 7, "text", [], object(), Awaitable(1)], ids=repr)
+def test_anything_else_is_refused_by_name(executor: AsyncLoopExecutor, thing: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(repr(thing))):
+        executor.submit(thing)
+
+
+def test_an_asyncio_future_is_refused(executor: AsyncLoopExecutor) -> None:
+    inner: Any = executor.get_loop().create_future()
+
+    with pytest.raises(TypeError, match="Future"):
+        executor.submit(inner)
+
+
+def test_a_refused_coroutine_is_closed_after_shutdown(executor: AsyncLoopExecutor) -> None:
+    executor.shutdown()
+    coro = where()
+
+    with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
+        executor.submit(coro)
+
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+
+
+def test_a_refused_coroutine_of_run_is_closed(executor: AsyncLoopExecutor) -> None:
+    executor.shutdown()
+    coro = where()
+
+    with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
+        executor.run(coro)
+
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+
+
+def test_a_coroutine_refused_on_the_loops_own_thread_is_closed(
+    executor: AsyncLoopExecutor,
+) -> None:
+    async def block() -> str:
+        coro = where()
+        with pytest.raises(DeadlockError):
+            executor.run(coro)
+        return inspect.getcoroutinestate(coro)
+
+    assert executor.run(block()) == inspect.CORO_CLOSED
+
+
+def test_a_coroutine_refused_by_a_broken_executor_is_closed() -> None:
+    def broken() -> asyncio.AbstractEventLoop:
+        raise OSError("no loop today")
+
+    executor = AsyncLoopExecutor(loop_factory=broken)
+    for call in (executor.submit, executor.run, executor.gather):
+        coro = where()
+        with pytest.raises(RuntimeError):
+            call(coro)
+
+        assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+
+
+def test_a_coroutine_cancelled_before_its_start_is_closed(loop_flavour: dict[str, Any]) -> None:
+    held = Held()
+    coro = where()
+    with AsyncLoopExecutor(max_workers=1, **loop_flavour) as executor:
+        executor.submit(held.coroutine)
+        held.started.wait()
+        future = executor.submit(coro)
+
+        assert future.cancel()
+        held.open_all()
+
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+
+
+# The coroutine function is called where it is awaited
+
+
+def test_submit_itself_calls_nothing(executor: AsyncLoopExecutor) -> None:
+    """The call belongs to the loop: a slow or failing one is not the submitter's."""
+    blocked = Gate()
+    entered = Gate()
+
+    def hold() -> None:
+        entered.open()
+        blocked.wait()
+
+    executor.get_loop().call_soon_threadsafe(hold)
+    entered.wait()
+    called = Gate()
+
+    class Calls:
+        async def __call__(self) -> int:
+            called.open()
+            return 7
+
+    future = executor.submit(Calls())
+
+    assert not called.is_open
+    assert not future.done()
+    blocked.open()
+    assert future.result() == 7
+
+
+def test_submit_works_on_the_loops_own_thread(executor: AsyncLoopExecutor) -> None:
+    async def nested() -> tuple[int, int]:
+        return (
+            await asyncio.wrap_future(executor.submit(value_of, 1)),
+            await asyncio.wrap_future(executor.submit(len, "ab")),
+        )
+
+    assert executor.run(nested()) == (1, 2)

@@ -1,0 +1,397 @@
+"""`sync_context`: async context managers in a plain `with`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import traceback
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+import palitra
+from contract.gates import PATIENCE, Gate, Held, in_thread, interrupt, value_of
+from palitra import AsyncLoopExecutor, DeadlockError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+class Manager:
+    """Notes what happens to it, and in which task."""
+
+    def __init__(self, suppresses: bool = False) -> None:
+        self.suppresses = suppresses
+        self.tasks: list[Any] = []
+        self.seen: list[Any] = []
+
+    async def __aenter__(self) -> Self:
+        await asyncio.sleep(0)
+        self.tasks.append(asyncio.current_task())
+        self.seen.append("entered")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> bool:
+        await asyncio.sleep(0)
+        self.tasks.append(asyncio.current_task())
+        self.seen.append(exc_info)
+        return self.suppresses
+
+
+@asynccontextmanager
+async def managed(value: Any, seen: list[Any]) -> AsyncIterator[Any]:
+    await asyncio.sleep(0)
+    seen.append("entered")
+    try:
+        yield value
+    except BaseException as error:
+        seen.append(error)
+        raise
+    finally:
+        await asyncio.sleep(0)
+        seen.append("left")
+
+
+def test_it_gives_the_value_and_leaves(executor: AsyncLoopExecutor) -> None:
+    seen: list[Any] = []
+    with executor.sync_context(managed(7, seen)) as value:
+        assert value == 7
+        assert seen == ["entered"]
+
+    assert seen == ["entered", "left"]
+
+
+def test_one_task_enters_and_leaves(executor: AsyncLoopExecutor) -> None:
+    manager = Manager()
+    with executor.sync_context(manager) as entered:
+        assert entered is manager
+
+    assert len(manager.tasks) == 2
+    assert len(set(manager.tasks)) == 1
+    assert manager.seen == ["entered", (None, None, None)]
+
+
+@pytest.mark.parametrize("kind", [ValueError, StopIteration, StopAsyncIteration, RuntimeError])
+@pytest.mark.parametrize("base", [Exception, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_an_exception_travels_in_with_its_traceback_and_out_again(
+    executor: AsyncLoopExecutor, kind: type[BaseException], base: type[BaseException]
+) -> None:
+    if base is not Exception:
+        kind = base
+    manager = Manager()
+    error = kind("in the block")
+
+    with pytest.raises(kind) as caught, executor.sync_context(manager):
+        raise error
+
+    assert caught.value is error
+    exc_type, exc, tb = manager.seen[1]
+    assert (exc_type, exc) == (kind, error)
+    assert traceback.extract_tb(tb)[-1].line == "raise error"
+
+
+def test_an_exception_passes_through_a_generator_based_manager(
+    executor: AsyncLoopExecutor,
+) -> None:
+    seen: list[Any] = []
+    error = ValueError("in the block")
+
+    with (
+        pytest.raises(ValueError, match="in the block") as caught,
+        executor.sync_context(managed(7, seen)),
+    ):
+        raise error
+
+    assert caught.value is error
+    assert seen == ["entered", error, "left"]
+
+
+def test_suppression_travels_out(executor: AsyncLoopExecutor) -> None:
+    manager = Manager(suppresses=True)
+    with executor.sync_context(manager):
+        raise ValueError("suppressed")
+
+    assert manager.seen[1][0] is ValueError
+
+
+def test_an_error_on_entering_is_raised_and_nothing_is_left(executor: AsyncLoopExecutor) -> None:
+    class Fails(Manager):
+        async def __aenter__(self) -> Self:
+            raise ValueError("on entering")
+
+    manager = Fails()
+    with pytest.raises(ValueError, match="on entering"), executor.sync_context(manager):
+        pytest.fail("entered")
+
+    assert manager.seen == []
+
+
+def test_an_error_on_leaving_is_raised(executor: AsyncLoopExecutor) -> None:
+    class Fails(Manager):
+        async def __aexit__(self, *exc_info: object) -> bool:
+            raise ValueError("on leaving")
+
+    with pytest.raises(ValueError, match="on leaving"), executor.sync_context(Fails()):
+        pass
+    with pytest.raises(ValueError, match="on leaving") as caught, executor.sync_context(Fails()):
+        raise KeyError("in the block")
+    assert isinstance(caught.value.__context__, KeyError)
+
+
+def test_the_executor_is_free_while_the_block_runs(executor: AsyncLoopExecutor) -> None:
+    with executor.sync_context(managed(7, [])), executor.sync_context(managed(8, [])):
+        assert executor.run(value_of(1)) == 1
+        assert executor.submit(value_of, 1).result(PATIENCE) == 1
+
+
+def test_it_is_not_counted_by_max_workers(loop_flavour: dict[str, Any]) -> None:
+    held = Held()
+    with AsyncLoopExecutor(max_workers=1, **loop_flavour) as executor:
+        executor.submit(held.coroutine)
+        held.started.wait()
+        with executor.sync_context(managed(7, [])) as value:
+            assert value == 7
+        with executor.sync_context(managed(7, [])):
+            held.open_all()
+            assert executor.submit(value_of, 8).result(PATIENCE) == 8
+
+
+# What it takes
+
+
+def test_a_callable_is_called_on_the_loop(executor: AsyncLoopExecutor) -> None:
+    class NeedsLoop(Manager):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen.append(asyncio.get_running_loop())
+
+    with executor.sync_context(NeedsLoop) as manager:
+        assert manager.seen == [executor.get_loop(), "entered"]
+    with executor.sync_context(lambda: managed(7, [])) as value:
+        assert value == 7
+
+
+def test_a_callable_that_fails_is_an_error_on_entering(executor: AsyncLoopExecutor) -> None:
+    def fails() -> AbstractAsyncContextManager[None]:
+        raise ValueError("in the callable")
+
+    with pytest.raises(ValueError, match="in the callable"), executor.sync_context(fails):
+        pytest.fail("entered")
+
+
+@pytest.mark.parametrize("thing", [None, 7, "text", object()], ids=repr)
+def test_anything_else_is_refused(executor: AsyncLoopExecutor, thing: Any) -> None:
+    with pytest.raises(TypeError):
+        executor.sync_context(thing)
+
+
+@pytest.mark.parametrize("thing", [int, lambda: threading.Lock()])
+def test_a_callable_that_makes_something_else_is_refused(
+    executor: AsyncLoopExecutor, thing: Any
+) -> None:
+    with pytest.raises(TypeError), executor.sync_context(thing):
+        pytest.fail("entered")
+
+
+def test_the_methods_are_looked_up_on_the_type(executor: AsyncLoopExecutor) -> None:
+    class Pretends:
+        def __init__(self) -> None:
+            self.__aenter__ = self.__aexit__ = None
+
+    with pytest.raises(TypeError):
+        executor.sync_context(Pretends())  # type: ignore[arg-type]
+
+
+def test_it_can_be_used_once(executor: AsyncLoopExecutor) -> None:
+    manager = executor.sync_context(Manager())
+    with manager, pytest.raises(RuntimeError):
+        manager.__enter__()
+    with pytest.raises(RuntimeError), manager:
+        pytest.fail("entered")
+
+
+def test_a_callable_can_be_used_once_too(executor: AsyncLoopExecutor) -> None:
+    manager = executor.sync_context(Manager)
+    with manager:
+        pass
+    with pytest.raises(RuntimeError), manager:
+        pytest.fail("entered")
+
+
+def test_leaving_what_was_not_entered_is_an_error(executor: AsyncLoopExecutor) -> None:
+    with pytest.raises(RuntimeError):
+        executor.sync_context(Manager()).__exit__(None, None, None)
+
+
+# One owner task
+
+
+def test_cancel_scopes_and_context_variables_work_inside(executor: AsyncLoopExecutor) -> None:
+    @asynccontextmanager
+    async def scoped() -> AsyncIterator[str]:
+        token = VARIABLE.set("set inside")
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            task = group.create_task(asyncio.Event().wait())
+            yield VARIABLE.get()
+            task.cancel()
+        VARIABLE.reset(token)
+
+    with executor.sync_context(scoped()) as value:
+        assert value == "set inside"
+        assert VARIABLE.get() == "unset"
+
+
+def test_a_timeout_that_fires_meanwhile_is_raised_on_leaving(executor: AsyncLoopExecutor) -> None:
+    fired = Gate()
+
+    @asynccontextmanager
+    async def limited() -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(0):
+            loop.call_later(0.05, fired.open)
+            yield
+
+    with pytest.raises(TimeoutError), executor.sync_context(limited()):
+        fired.wait()
+
+
+def test_a_task_group_that_fails_meanwhile_is_raised_on_leaving(
+    executor: AsyncLoopExecutor,
+) -> None:
+    failed = Gate()
+
+    async def fails() -> None:
+        asyncio.get_running_loop().call_later(0.05, failed.open)
+        raise ValueError("in the group")
+
+    @asynccontextmanager
+    async def grouped() -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+            yield
+
+    with pytest.raises(ExceptionGroup) as caught, executor.sync_context(grouped()):
+        failed.wait()
+
+    assert [str(error) for error in caught.value.exceptions] == ["in the group"]
+
+
+# Threads, deadlocks, shutdown, interrupts
+
+
+def test_one_thread_may_enter_and_another_leave(executor: AsyncLoopExecutor) -> None:
+    seen: list[Any] = []
+    manager = executor.sync_context(managed(7, seen))
+
+    assert executor.submit(manager.__enter__).result(PATIENCE) == 7
+    executor.submit(manager.__exit__, None, None, None).result(PATIENCE)
+    assert seen == ["entered", "left"]
+
+
+def test_entering_on_the_loops_thread_is_a_deadlock(executor: AsyncLoopExecutor) -> None:
+    manager = executor.sync_context(Manager())
+
+    async def enters() -> None:
+        with manager:
+            pytest.fail("entered")
+
+    with pytest.raises(DeadlockError):
+        executor.run(enters())
+
+
+def test_leaving_on_the_loops_thread_is_a_deadlock(executor: AsyncLoopExecutor) -> None:
+    manager = executor.sync_context(inner := Manager())
+
+    async def leaves() -> None:
+        manager.__exit__(None, None, None)
+
+    with manager:
+        with pytest.raises(DeadlockError):
+            executor.run(leaves())
+        assert inner.seen == ["entered"]
+    assert inner.seen == ["entered", (None, None, None)]
+
+
+def test_entering_is_refused_after_shutdown(executor: AsyncLoopExecutor) -> None:
+    manager = executor.sync_context(Manager())
+    executor.shutdown()
+
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        manager.__enter__()
+
+
+def test_a_context_that_is_open_at_shutdown_is_left(executor: AsyncLoopExecutor) -> None:
+    manager = Manager()
+    executor.sync_context(manager).__enter__()
+
+    executor.shutdown()
+
+    assert len(manager.seen) == 2
+    assert len(set(manager.tasks)) == 1
+
+
+def test_a_context_that_was_dropped_is_left(executor: AsyncLoopExecutor) -> None:
+    left = Gate()
+
+    class Leaves(Manager):
+        async def __aexit__(self, *exc_info: object) -> bool:
+            left.open()
+            return await super().__aexit__(*exc_info)
+
+    executor.sync_context(Leaves()).__enter__()
+    executor.shutdown()
+
+    assert left.is_open
+
+
+def test_an_interrupt_while_entering_cancels_and_cleans_up(executor: AsyncLoopExecutor) -> None:
+    held = Held()
+    held.cleanup.open()
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        await held.coroutine()
+        yield
+
+    helper = in_thread(held.started.wait, interrupt)
+    with pytest.raises(KeyboardInterrupt), executor.sync_context(slow()):
+        pytest.fail("entered")
+    helper.join(PATIENCE)
+
+    assert held.ended.is_open
+
+
+def test_an_interrupt_in_the_block_travels_in(executor: AsyncLoopExecutor) -> None:
+    seen: list[Any] = []
+    with pytest.raises(KeyboardInterrupt), executor.sync_context(managed(7, seen)):
+        interrupt()
+        Gate().wait()
+
+    assert isinstance(seen[1], KeyboardInterrupt)
+    assert seen[2] == "left"
+
+
+def test_an_interrupt_while_leaving_cancels_and_is_raised(executor: AsyncLoopExecutor) -> None:
+    held = Held()
+    held.cleanup.open()
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        yield
+        await held.coroutine()
+
+    helper = in_thread(held.started.wait, interrupt)
+    with pytest.raises(KeyboardInterrupt), executor.sync_context(slow()):
+        pass
+    helper.join(PATIENCE)
+
+    assert held.ended.is_open
+
+
+def test_the_modules_sync_context_uses_the_default(default_executor: AsyncLoopExecutor) -> None:
+    with palitra.sync_context(Manager()) as manager:
+        assert manager.tasks[0].get_loop() is default_executor.get_loop()
