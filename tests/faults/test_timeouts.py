@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +21,28 @@ THIS_FILE = Path(__file__).name
 LIMIT = 10.0
 
 
+class Gate:
+    """What blocks a loop, in C: the innermost frame is the one that waits."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def open(self) -> None:
+        with suppress(RuntimeError):  # open already
+            self.lock.release()
+
+
 @pytest.fixture
-def release() -> Iterator[threading.Event]:
-    """What the blocked loop of a test waits for; set at its end in any case."""
-    event = threading.Event()
-    yield event
-    event.set()
+def gate() -> Iterator[Gate]:
+    """Opened at the end of the test in any case."""
+    gate = Gate()
+    yield gate
+    gate.open()
 
 
-def block(release: threading.Event) -> None:
-    release.wait(LIMIT)
+def block(gate: Gate) -> None:
+    gate.lock.acquire(timeout=LIMIT)
 
 
 def notes(error: BaseException) -> str:
@@ -132,15 +145,15 @@ class TestTimeouts:
         assert ("ignore_cancellation" if wait == "run" else "gather of 1") in note
 
     def test_a_blocked_loop_is_left_with_a_note_that_says_where_it_stands(
-        self, executor: palitra.AsyncLoopExecutor, release: threading.Event
+        self, executor: palitra.AsyncLoopExecutor, gate: Gate
     ) -> None:
         async def call() -> None:
-            block(release)
+            block(gate)
 
         with pytest.raises(TimeoutError) as caught:
             executor.run(call(), timeout=0.01)
 
-        release.set()
+        gate.open()
         line = inspect.getsourcelines(block)[1] + 1
         note = notes(caught.value)
         assert THIS_FILE in note
@@ -149,14 +162,14 @@ class TestTimeouts:
         assert executor.run(asyncio.sleep(0, "goes on")) == "goes on"
 
     def test_a_call_behind_another_that_blocks_the_loop_never_starts(
-        self, executor: palitra.AsyncLoopExecutor, release: threading.Event
+        self, executor: palitra.AsyncLoopExecutor, gate: Gate
     ) -> None:
         blocked = threading.Event()
         started: list[bool] = []
 
         async def call() -> None:
             blocked.set()
-            block(release)
+            block(gate)
 
         async def behind() -> None:
             started.append(True)
@@ -166,7 +179,7 @@ class TestTimeouts:
         with pytest.raises(TimeoutError) as caught:
             executor.run(behind(), timeout=0.01)
 
-        release.set()
+        gate.open()
         assert THIS_FILE in notes(caught.value)
         blocking.result(LIMIT)
         executor.run(asyncio.sleep(0))
@@ -230,14 +243,14 @@ class TestBlockedLoops:
         assert blocking.result() is None
 
     def test_plain_callables_run_meanwhile(
-        self, executor: palitra.AsyncLoopExecutor, release: threading.Event
+        self, executor: palitra.AsyncLoopExecutor, gate: Gate
     ) -> None:
         async def call() -> None:
-            block(release)
+            block(gate)
 
         blocking = executor.submit(call)
 
         assert executor.submit(str, 1).result(LIMIT) == "1"
         assert not blocking.done()
-        release.set()
+        gate.open()
         assert blocking.result(LIMIT) is None
