@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    with postgresql() as folder:
-        yield str(folder)
+    with postgresql() as host:
+        yield host
 
 
 # aiosqlite
