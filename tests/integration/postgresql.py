@@ -46,7 +46,7 @@ def _serving() -> Iterator[Path]:
         data = folder / "data"
         _run_initdb(programs / "initdb", data, identity)
         # What clients do wrong is not logged: nobody reads the pipe once the server is up.
-        options = ["-k", folder, "-c", "listen_addresses=", "-c", "log_min_messages=log"]
+        options = ["-k", str(folder), "-c", "listen_addresses=", "-c", "log_min_messages=log"]
         with subprocess.Popen(
             [programs / "postgres", "-D", data, *options],
             stdin=subprocess.DEVNULL,
