@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: P
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         ) as worker:
             try:
                 client = subprocess.run(
@@ -65,7 +67,8 @@ def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: P
                 worker.send_signal(signal.SIGTERM)
                 _, errors = worker.communicate(timeout=30)
             finally:
-                worker.kill()
+                with suppress(ProcessLookupError):  # where all has gone well
+                    os.killpg(worker.pid, signal.SIGKILL)
 
     assert (client.stderr, client.returncode) == ("", 0)
     assert (worker.returncode, errors, log.read_text()) == (0, "", "")
