@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from palitra._loop import BlockingCall, LoopThread, name_of, user_traceback
@@ -55,6 +55,7 @@ class _Step(BlockingCall[_T]):
             self._owner.failed(exc)
         if not self.settled:  # as it is where the loop has failed
             self.settle()
+        del self  # see `RunCall._drive`
 
     def cancel_on_loop(self) -> None:
         if not self.settled:
@@ -82,6 +83,7 @@ class _Owner:
         # with its next step, as an `await` of its user's would have told it.
         self._cancelled_idle = False
         self._closing = False
+        self._cut_short = False  # closed by a shutdown
 
     def take(self, step: _Step[Any]) -> None:
         """Have the task do *step*."""
@@ -91,7 +93,8 @@ class _Owner:
             self._loop = asyncio.get_running_loop()
             self.loop_thread.exits[self.leave] = None
             self._steps.append(step)
-            self._task = self.loop_thread.create_task(self._work(), self._context, self._ended)
+            self._task = self.loop_thread.create_task(self._work(), self._context)
+            self._task.add_done_callback(self._ended)
         elif self._loop is not asyncio.get_running_loop():
             step.fail(
                 concurrent.futures.BrokenExecutor(
@@ -115,6 +118,7 @@ class _Owner:
         while self._steps or not self.over:
             if self._steps:
                 self._current = step = self._steps.popleft()
+                self._prepare(step)
                 await step.perform()
                 self._current = None
                 if self._step_cancelled:
@@ -137,6 +141,9 @@ class _Owner:
             else:
                 await self._rest()
         self._finish()
+
+    def _prepare(self, step: _Step[Any]) -> None:
+        """Look at *step* before it is taken."""
 
     async def _rest(self) -> None:
         """Pass the time until the next step."""
@@ -182,6 +189,7 @@ class _Owner:
 
     async def leave(self) -> None:
         """At shutdown: close the object and wait for that."""
+        self._cut_short = not self.over
         self.drop()
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -259,14 +267,19 @@ class _IterationOwner(_Owner):
         await self._begin()
         return await self._iterator.__anext__()
 
-    def take(self, step: _Step[Any]) -> None:
-        if self._cancelled_idle:
+    def _prepare(self, step: _Step[Any]) -> None:
+        if self._cancelled_idle and step.operation != self.close:
             self._cancelled_idle = False
             step.operation = functools.partial(self.throw, asyncio.CancelledError())
-        super().take(step)
 
     def _too_late(self, step: _Step[Any]) -> None:
-        step.fail(StopAsyncIteration())
+        step.fail(self.end())
+
+    def end(self) -> Exception:
+        """What comes in place of an item when nothing more can."""
+        if self._cut_short:
+            return RuntimeError(f"{self.name} was closed by a shutdown before its end")
+        return StopAsyncIteration()
 
     async def send(self, value: object) -> Any:
         await self._begin()
@@ -294,10 +307,11 @@ class _IterationOwner(_Owner):
                     raise
 
     def failed(self, exc: BaseException) -> None:
-        # A generator has ended with whatever it raised; another iterator may go on.
+        # A generator without a frame has ended; an iterator that is none may go on.
+        generator = hasattr(self._iterator, "athrow")
         if (
             isinstance(exc, StopAsyncIteration)
-            or hasattr(self._iterator, "athrow")
+            or (generator and getattr(self._iterator, "ag_frame", None) is None)
             or self._iterator is None  # it could not be made
         ):
             self.over = True
@@ -323,12 +337,12 @@ class SyncIterator(_Face, Iterator[_T_co]):
             DeadlockError: The caller is on the loop's own thread.
             RuntimeError: The executor is shut down, or another thread is using the iterator.
         """
-        if self._owner.over:
-            raise StopIteration
         return self._item(self._owner.next, "next()")
 
     def _item(self, operation: Callable[[], Awaitable[Any]], what: str) -> _T_co:
         try:
+            if self._owner.over:
+                raise self._owner.end()
             item: _T_co = self._step(operation, what)
         except StopAsyncIteration:
             pass
@@ -369,8 +383,6 @@ class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
 
     def send(self, value: _SendT_contra, /) -> _T_co:
         """Resume the async generator with *value*; return or raise as `next` does."""
-        if self._owner.over:
-            raise StopIteration
         return self._item(functools.partial(self._owner.send, value), "send()")
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> _T_co:
@@ -441,13 +453,14 @@ class _PrefetchOwner(_IterationOwner):
             self.failed(exc)
             item = _Error(user_traceback(exc))
         self._fetching = False
-        self.buffer.append(item)
+        if not self._closing:
+            self.buffer.append(item)
 
     async def take_item(self) -> Any:
         """As a step: the next item, once it is there."""
         while not self.buffer:
             if self.over:
-                raise StopAsyncIteration
+                raise self.end()
             await self._fetch()
         return self.buffer.popleft()
 
@@ -675,8 +688,10 @@ class _Synchronous(Generic[_P]):
         return f"<synchronous {name_of(self)} at {id(self):#x}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # A decorated function is found under its own name; otherwise the function is, and is
-        # made synchronous again.
+        # A method is found on its object, a decorated function under its own name; otherwise the
+        # function is, and is made synchronous again.
+        if isinstance(self.__wrapped__, MethodType):
+            return getattr, (self.__wrapped__.__self__, self.__wrapped__.__name__)
         found: Any = sys.modules.get(self.__module__)
         for name in self.__qualname__.split("."):
             found = getattr(found, name, None)

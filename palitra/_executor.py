@@ -239,18 +239,17 @@ class AsyncLoopExecutor(Executor):
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
-        arguments = zip(*iterables, strict=False)
-        submit = self.submit  # may be replaced on the instance
+        submit = functools.partial(self.submit, fn)  # it may be replaced on the instance
+        # Not zip: it would keep the arguments of the last call.
+        calls = map(submit, *iterables) if iterables else iter(())
         futures: deque[Future[Any]] = deque()
         try:
-            for args in itertools.islice(arguments, buffersize):
-                futures.append(submit(fn, *args))
+            futures.extend(itertools.islice(calls, buffersize))
         except BaseException:
             for future in futures:
                 future.cancel()
             raise
-        more = None if buffersize is None else (submit(fn, *args) for args in arguments)
-        return _results(futures, more, deadline)
+        return _results(futures, calls, deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls, finish those there are, leave entered contexts, close the loop.
@@ -619,12 +618,11 @@ class AsyncLoopExecutor(Executor):
 
 
 def _results(
-    futures: deque[Future[Any]], more: Iterator[Future[Any]] | None, deadline: float | None
+    futures: deque[Future[Any]], more: Iterator[Future[Any]], deadline: float | None
 ) -> Iterator[Any]:
     try:
         while futures:
-            if more is not None:
-                futures.extend(itertools.islice(more, 1))
+            futures.extend(itertools.islice(more, 1))
             # No local variable for the future: it would keep the result alive.
             yield _result_or_cancel(
                 futures.popleft(), None if deadline is None else deadline - time.monotonic()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
         def _release_save(self) -> object: ...
         def _acquire_restore(self, state: object, /) -> None: ...
+        def _is_owned(self) -> bool: ...
 
 else:
     _Condition = type(threading.RLock())
@@ -59,11 +60,15 @@ class _FutureCondition(_Condition):
         waiter = allocate_lock()
         waiter.acquire()
         self.waiters += (waiter,)
-        saved = self._release_save()
+        saved = None
         try:
+            saved = self._release_save()
             return wait_for(waiter, timeout)
         finally:
-            self._acquire_restore(saved)
+            if saved is not None:
+                self._acquire_restore(saved)
+            elif not self._is_owned():  # Ctrl-C came between the release and the assignment
+                self.acquire()
 
     def notify_all(self) -> None:
         for waiter in self.waiters:
@@ -89,6 +94,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         self._kwargs = kwargs
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[None] | None = None
+        self._begun = False  # whether `_drive` has
         # Whether a worker thread has it: then it cannot be cancelled, and is certain to settle.
         self._in_worker = False
 
@@ -211,10 +217,11 @@ class LoopFuture(concurrent.futures.Future[_T]):
     def start(self) -> None:
         """On the loop: begin, as soon as the limit of calls in flight allows."""
         slots = self._loop_thread.slots
-        if slots is None:
-            self._start_task()
-        else:
-            slots.enter(self._start_task)
+        try:
+            if slots is None or slots.enter(self._start_task):
+                self._start_task()
+        finally:
+            del self  # see `_drive`
 
     def _start_task(self) -> None:
         if not self._begin() and self._state != RUNNING:
@@ -222,7 +229,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
             return
         drive = self._drive()
         try:
-            task = self._loop_thread.create_task(drive, self._context, self._task_ended)
+            task = self._loop_thread.create_task(drive, self._context)
         except BaseException as exc:
             drive.close()
             self.fail(exc)
@@ -230,8 +237,15 @@ class LoopFuture(concurrent.futures.Future[_T]):
         else:
             if self._target is not None:
                 self._task = task
+                if not self._begun:
+                    task.add_done_callback(self._task_ended)
+        finally:
+            del self  # see `_drive`
 
     async def _drive(self) -> None:
+        # A traceback holds the frames of the coroutine, and these, as `f_back`, this one and those
+        # that called it. None of them may hold the future in the end: it holds the exception.
+        self._begun = True
         state = FINISHED
         try:
             if self._args is not None:
@@ -249,6 +263,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
             self._settle(state)
         finally:
             self._end()
+            del self
 
     def _task_ended(self, _: object) -> None:
         """A task that was cancelled before its first step never came to settle its call."""
@@ -288,3 +303,4 @@ class LoopFuture(concurrent.futures.Future[_T]):
             self._settle(FINISHED)
         finally:
             self._loop_thread.finished(self)
+            del self  # see `_drive`

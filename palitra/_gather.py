@@ -97,11 +97,20 @@ class Gathering:
         self._over = True
         for unwatch in self._unwatch:
             unwatch()
+        # The frames of the children hold this object, see `RunCall._drive`, so it must not hold
+        # what the caller gets.
         if self._error is None:
-            return [self._results[key] for key in self._order]
+            try:
+                return [self._results[key] for key in self._order]
+            finally:
+                self._results.clear()
         _close(awaitable for _, awaitable in unstarted)
         await self._cancel_tasks()
-        raise self._error
+        self._results.clear()
+        try:
+            raise self._error
+        finally:
+            self._error = None
 
     def _start(self, key: int, awaitable: _Awaitable) -> None:
         if isinstance(awaitable, concurrent.futures.Future):
@@ -117,13 +126,15 @@ class Gathering:
             self._start_task(key, awaitable)
 
     def _start_task(self, key: int, awaitable: Awaitable[Any]) -> None:
-        task = self._loop_thread.create_task(
-            self._child(key, awaitable), None, self._task_ended, key, awaitable
-        )
+        task = self._loop_thread.create_task(self._child(key, awaitable), None)
         if not task.done():
             self._tasks[key] = task
+            if key not in self._results:  # not begun
+                ended = functools.partial(self._task_ended, key, awaitable)
+                task.add_done_callback(ended)
 
     async def _child(self, key: int, awaitable: Awaitable[Any]) -> None:
+        self._results[key] = None
         try:
             self._results[key] = await awaitable
         except BaseException as exc:

@@ -8,8 +8,8 @@ Guarantees
       a finalizer in the middle of any other method.
 
 Assumes
-    `add` and `discard` of a set, `append` and `popleft` of a deque are atomic; and where two
-    threads each write one variable and then read the other's, at least one sees what the other
+    Setting and popping an item of a dict, `append` and `popleft` of a deque are atomic; and where
+    two threads each write one variable and then read the other's, at least one sees what the other
     wrote.
 
 How the hand-off loses nothing: three pairs, each of which writes first and looks second
@@ -47,7 +47,7 @@ import threading
 import time
 from _thread import LockType, allocate_lock, get_ident
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -147,7 +147,7 @@ class LoopThread:
         # The one permission to run the loop: the thread that popped it has it.
         self._claims = [True]
         self._starters: list[LockType] = []
-        self._calls: set[Call] = set()
+        self._calls: dict[Call, None] = {}  # in the order of their acceptance
         self._inbox: deque[Callable[[], object]] = deque()
         self._awake = False
         # Threads on their way to wake the loop: a signal handler that interrupts one of them, and
@@ -226,7 +226,7 @@ class LoopThread:
         """
         if self._state is State.NEW:
             self.start()
-        self._calls.add(call)
+        self._calls[call] = None
         if self._state is not State.RUNNING:
             self.finished(call)
             raise self._refusal()
@@ -245,7 +245,7 @@ class LoopThread:
 
     def finished(self, call: Call) -> None:
         """Let go of *call*: it is settled, and its callbacks have run."""
-        self._calls.discard(call)
+        self._calls.pop(call, None)
         if self._state is not State.RUNNING and not self._calls:
             self.post(self._wind_down)
         if self._exit_watch is not None:
@@ -305,8 +305,8 @@ class LoopThread:
         """On the loop: somebody has rung."""
         try:
             reader.recv(64)
-        except BlockingIOError:
-            pass  # a drain that ran meanwhile
+        except OSError:
+            pass  # closed, in a child that was forked by a callback just before this one
         self._drain()
 
     def _drain(self) -> None:
@@ -354,21 +354,16 @@ class LoopThread:
         self,
         coro: Coroutine[Any, Any, None],
         context: contextvars.Context | None,
-        ended: Callable[..., object],
-        *args: object,
     ) -> asyncio.Task[None]:
         """On the loop: start *coro* at once, where asyncio can and no task factory decides.
 
         So a coroutine that does not suspend costs no turn of the loop. A task that does not start
-        at once can be cancelled before *coro* runs a line; then, too, *ended* is called, with
-        *args* and the task.
+        at once can be cancelled before *coro* runs a line, and callers provide for that.
         """
         loop = asyncio.get_running_loop()
         if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
             return asyncio.Task(coro, loop=loop, context=context, eager_start=True)
-        task = loop.create_task(coro, context=context)
-        task.add_done_callback(functools.partial(ended, *args))
-        return task
+        return loop.create_task(coro, context=context)
 
     # -- start --------------------------------------------------------------------------------
 
@@ -449,7 +444,8 @@ class LoopThread:
 
     def cancel_calls(self) -> None:
         """Cancel every call that can be cancelled."""
-        for call in list(self._calls):
+        # The last first: none shall start in the place of one that is cancelled before it.
+        for call in reversed(list(self._calls)):
             call.cancel()
 
     def cancel_everything(self) -> None:
@@ -482,8 +478,9 @@ class LoopThread:
         """Wait for the calls that were in flight when this was first called; False if too long."""
         if self._exit_watch is None:
             self._exit_watch = _ExitWatch(self._calls)
-            for call in self._exit_watch.snapshot - self._calls:
-                self._exit_watch.discard(call)  # it finished before the watch was set
+            for call in self._exit_watch.snapshot:
+                if call not in self._calls:
+                    self._exit_watch.discard(call)  # it finished before the watch was set
         return self._exit_watch.wait(timeout)
 
     def waited_for(self) -> str:
@@ -583,13 +580,16 @@ class Slots:
         self._free = limit
         self._waiting: deque[Callable[[], object]] = deque()
 
-    def enter(self, start: Callable[[], object]) -> None:
-        """Call *start* as soon as a slot is free; it, or what it starts, calls `leave`."""
+    def enter(self, start: Callable[[], object]) -> bool:
+        """Take a slot; where none is free, return False and call *start* when one is.
+
+        Whoever has got a slot calls `leave`.
+        """
         if self._free:
             self._free -= 1
-            start()
-        else:
-            self._waiting.append(start)
+            return True
+        self._waiting.append(start)
+        return False
 
     def leave(self) -> None:
         """Pass the slot on."""
@@ -603,8 +603,8 @@ class Slots:
 class _ExitWatch:
     """Waits until the calls that were in flight at one moment are finished."""
 
-    def __init__(self, calls: set[Call]) -> None:
-        self.snapshot = frozenset(calls)
+    def __init__(self, calls: Iterable[Call]) -> None:
+        self.snapshot = list(calls)
         self._left = set(self.snapshot)
         self._none_left = allocate_lock()
         self._none_left.acquire()
@@ -645,8 +645,11 @@ class BlockingCall(Generic[_T]):
         """On the loop: begin, unless that has become pointless."""
         if self.cancel_requested:
             self.fail(asyncio.CancelledError())
-        if not self.settled:
-            self.begin()
+        try:
+            if not self.settled:
+                self.begin()
+        finally:
+            del self  # see `RunCall._drive`
 
     def begin(self) -> None:
         raise NotImplementedError
@@ -717,15 +720,21 @@ class RunCall(BlockingCall[_T]):
     def begin(self) -> None:
         drive = self._drive()
         try:
-            task = self._loop_thread.create_task(drive, self._context, self._task_ended)
+            task = self._loop_thread.create_task(drive, self._context)
         except BaseException as exc:
             drive.close()
             self.fail(exc)
         else:
             if not self.settled:
                 self._task = task
+                if not self._begun:
+                    task.add_done_callback(self._task_ended)
+        finally:
+            del self  # see `_drive`
 
     async def _drive(self) -> None:
+        # A traceback holds the frames of the coroutine, and these, as `f_back`, this one and those
+        # that called it. None of them may hold the call in the end: it holds the exception.
         self._begun = True
         try:
             self.result = await self._coro
@@ -735,6 +744,7 @@ class RunCall(BlockingCall[_T]):
         self._task = None
         if not self.settled:
             self.settle()
+        del self
 
     def _task_ended(self, _: object) -> None:
         self.fail(asyncio.CancelledError())  # unless `_drive` has settled, as it does once begun

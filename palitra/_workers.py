@@ -76,9 +76,10 @@ class WorkerThreads:
             number = self._unstarted.popleft()
         except IndexError:
             return False
-        # The number goes to the thread, or back if there is no thread: whoever pops it.
+        # The number goes to the thread, or back if there is no thread: whoever pops it. The job is
+        # popped too, because a thread keeps its arguments to its end.
         numbers = [number]
-        thread = make_thread(self._work, numbers, job, name=f"{self._name_prefix}_{number}")
+        thread = make_thread(self._work, numbers, [job], name=f"{self._name_prefix}_{number}")
         self.threads.append(thread)
         try:
             thread.start()
@@ -91,7 +92,7 @@ class WorkerThreads:
             raise
         return True
 
-    def _work(self, numbers: list[int], job: Callable[[], None] | None) -> None:
+    def _work(self, numbers: list[int], jobs: list[Callable[[], None]]) -> None:
         try:
             numbers.pop()
         except IndexError:
@@ -101,6 +102,7 @@ class WorkerThreads:
         except BaseException as exc:
             self._on_failure(exc)
             return
+        job: Callable[[], None] | None = jobs.pop()
         while job is not None:
             try:
                 job()
