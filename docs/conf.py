@@ -92,29 +92,54 @@ class Diagram(SphinxDirective):
 
 
 class Measurements(SphinxDirective):
-    """One measured row as a chart and a table, from the files that the benchmarks wrote."""
+    """One measured row as a chart and a table, from the files that the benchmarks wrote.
 
-    required_arguments = 1
+    Without an argument: what each row was to reach, and what it reached.
+    """
+
+    optional_arguments = 1
     folder = "/_static/benchmarks"
 
     def run(self) -> list[nodes.Node]:
-        """Take the row's figures from ``results.json``, cheapest first."""
+        """Take the figures from ``results.json``."""
         name, path = self.env.relfn2path(f"{self.folder}/results.json")
         self.env.note_dependency(name)
-        row = json.loads(Path(path).read_text(encoding="utf-8"))["rows"][self.arguments[0]]
+        if not Path(path).exists():
+            return [nodes.paragraph("", nodes.Text("Not measured for this version yet."))]
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+        return self.row(rows[self.arguments[0]]) if self.arguments else [targets(rows)]
+
+    def row(self, row: dict[str, Any]) -> list[nodes.Node]:
+        """The chart, and the entries from the cheapest to the dearest."""
         chart = nodes.image(
             uri=f"{self.folder}/{self.arguments[0]}.svg", alt=row["title"], classes=["chart"]
         )
-        cells = [["", row["unit"], f"of {row['baseline']}"]]
+        known = {"median", "quartiles", "ratio", "samples", "cpu_samples"}
+        more = sorted({key for figures in row["entries"].values() for key in figures} - known)
+        cells = [["", row["unit"], f"of {row['baseline']}", *more]]
         for entry, figures in sorted(row["entries"].items(), key=lambda item: item[1]["median"]):
-            ratio = figures["ratio"]
-            cells.append(
-                [entry, f"{figures['median']:,.3g}", "" if ratio is None else f"{ratio:.2f}"]
-            )
-        return [chart, table(cells)]
+            ratio = "" if figures["ratio"] is None else f"{figures['ratio']:.2f}"
+            cells.append([entry, number(figures["median"]), ratio])
+            cells[-1] += [number(figures[key]) for key in more]
+        return [nodes.container("", chart, classes=["diagram"]), table(cells)]
 
 
-def table(cells: list[list[str]]) -> nodes.table:
+def number(value: float) -> str:
+    """Three digits that count, without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def targets(rows: dict[str, Any]) -> nodes.table:
+    """What was aimed for, row by row, and whether it was met."""
+    cells = [["", "aim", "reached", ""]]
+    for row in rows.values():
+        for target in row["targets"]:
+            met = "met" if target["met"] else "missed"
+            cells.append([row["title"], target["wanted"], target["reached"], met])
+    return table(cells, "targets")
+
+
+def table(cells: list[list[str]], name: str = "measurements") -> nodes.table:
     """A table whose first line is its head."""
     head, body = nodes.thead(), nodes.tbody()
     for number, line in enumerate(cells):
@@ -123,7 +148,7 @@ def table(cells: list[list[str]]) -> nodes.table:
     group = nodes.tgroup(cols=len(cells[0]))
     group += [nodes.colspec(colwidth=1) for _ in cells[0]]
     group += [head, body]
-    return nodes.table("", group, classes=["measurements"])
+    return nodes.table("", group, classes=[name])
 
 
 class TestName(SphinxRole):
