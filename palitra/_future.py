@@ -275,7 +275,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
     def _end(self) -> None:
         self._loop_thread.finished(self)
         if self._loop_thread.slots is not None:
-            self._loop_thread.slots.leave()
+            self._loop_thread.slots.leave(self._loop_thread)
 
     # -- in a worker thread -------------------------------------------------------------------
 

@@ -103,14 +103,19 @@ class Gathering:
             try:
                 return [self._results[key] for key in self._order]
             finally:
-                self._results.clear()
+                self._forget()
         _close(awaitable for _, awaitable in unstarted)
+        del unstarted
         await self._cancel_tasks()
-        self._results.clear()
         try:
             raise self._error
         finally:
-            self._error = None
+            self._forget()
+
+    def _forget(self) -> None:
+        self._awaitables.clear()
+        self._results.clear()
+        self._error = None
 
     def _start(self, key: int, awaitable: _Awaitable) -> None:
         if isinstance(awaitable, concurrent.futures.Future):

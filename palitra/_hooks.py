@@ -74,11 +74,14 @@ def watch(loop_thread: Watched) -> bool:
         return False
     _register_fork_hook()
     if not _process.thread_hook:
-        _process.thread_hook = True
         try:
             threading._register_atexit(_main_thread_ends)  # type: ignore[attr-defined]
-        except (AttributeError, RuntimeError):
-            pass  # no such hook here, or the main thread has ended already: atexit does it all
+        except AttributeError:
+            pass  # no such hook here: atexit does it all
+        except RuntimeError:  # the main thread has ended
+            if threading.current_thread() is threading.main_thread():
+                return False  # it runs atexit handlers, and takes no more of them
+        _process.thread_hook = True
     if not _process.atexit_hook:
         _process.atexit_hook = True
         atexit.unregister(_at_exit)  # a forked child inherits the parent's registration, or not

@@ -52,7 +52,7 @@ from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 from palitra import _hooks
-from palitra._workers import WorkerThreads, make_thread
+from palitra._workers import WorkerThreads, make_thread, run_initializer
 
 _T = TypeVar("_T")
 
@@ -161,10 +161,8 @@ class LoopThread:
         self._winding_down: asyncio.Task[None] | None = None
         # On the loop: what to await before the loop ends, last in first out.
         self.exits: dict[Callable[[], Awaitable[object]], None] = {}
-        self.slots = None if self._max_workers is None else Slots(self, self._max_workers)
-        self.workers = WorkerThreads(
-            self._max_threads, self._name_prefix, self._run_initializer, self._worker_failed
-        )
+        self.slots = None if self._max_workers is None else Slots(self._max_workers)
+        self.workers = WorkerThreads(self._max_threads, self._name_prefix, self._initialize)
 
     # -- state --------------------------------------------------------------------------------
 
@@ -232,7 +230,7 @@ class LoopThread:
             raise self._refusal()
         if in_worker:
             try:
-                self.workers.submit(start)
+                self.workers.submit(start, self._worker_failed)
             except RuntimeError:
                 self.finished(call)
                 raise
@@ -344,7 +342,10 @@ class LoopThread:
                 f"{call.describe()} has not ended {_GRACE:g} s after its cancellation"
                 f"{call.where()}; the loop's thread stands {self._where()}"
             )
-        raise error from call.cause()
+        try:
+            raise error from call.take_cause()
+        finally:
+            del error, call  # the traceback holds this frame
 
     def _where(self) -> str:
         frame = sys._current_frames().get(self._ident or 0)
@@ -398,7 +399,7 @@ class LoopThread:
         try:
             loop = runner.get_loop()
             self._loop = _checked(loop)
-            self._run_initializer()
+            run_initializer(self._initialize)
             self._open_doorbell(loop)
             self._change_state(State.RUNNING)
             self._release_starters()
@@ -413,18 +414,9 @@ class LoopThread:
                     return  # a copy of this thread, in a child that was forked on it
                 # Where user code stopped the loop, it goes on.
         except BaseException as exc:
-            self._break(exc)
+            self._break(user_traceback(exc))
         self._close(runner)
-
-    def _run_initializer(self) -> None:
-        try:
-            self._initialize()
-        except BaseException:
-            # The logger and the words of the standard executors.
-            logging.getLogger("concurrent.futures").critical(
-                "Exception in initializer:", exc_info=True
-            )
-            raise
+        del self  # the failure holds frames of the initializer, and they hold this one
 
     def _release_starters(self) -> None:
         while self._starters:
@@ -434,13 +426,16 @@ class LoopThread:
 
     def shut_down(self) -> None:
         """Accept no more calls; the loop ends when those it has are finished."""
-        self._change_state(State.SHUTDOWN)
-        self.post(self._wind_down)
+        self._end(State.SHUTDOWN)
 
     def begin_exit(self) -> None:
         """As `shut_down`, because the interpreter ends."""
-        self._change_state(State.EXITING)
-        self.post(self._wind_down)
+        self._end(State.EXITING)
+
+    def _end(self, state: State) -> None:
+        self._change_state(state)
+        if self._wake_up is not None:  # otherwise `_main` has yet to look at the state
+            self.post(self._wind_down)
 
     def cancel_calls(self) -> None:
         """Cancel every call that can be cancelled."""
@@ -537,9 +532,9 @@ class LoopThread:
             try:
                 runner.close()
             except BaseException as exc:
-                # The loop is closed all the same. 3.12 starts no thread late in an exit, not even
-                # the one that waits for asyncio's worker threads; by then they have ended.
-                if "can't start new thread" not in str(exc):
+                # The loop is closed all the same. Late in an exit no thread can be started, not
+                # even the one that waits for asyncio's worker threads; by then they have ended.
+                if "new thread" not in str(exc):
                     LOGGER.exception("closing the event loop failed")
         self.workers.stop()
         self._ended = True
@@ -575,8 +570,7 @@ class LoopThread:
 class Slots:
     """Lets at most so many coroutines be in flight, first come first served. On the loop only."""
 
-    def __init__(self, loop_thread: LoopThread, limit: int) -> None:
-        self._loop_thread = loop_thread
+    def __init__(self, limit: int) -> None:
         self._free = limit
         self._waiting: deque[Callable[[], object]] = deque()
 
@@ -591,11 +585,11 @@ class Slots:
         self._waiting.append(start)
         return False
 
-    def leave(self) -> None:
+    def leave(self, loop_thread: LoopThread) -> None:
         """Pass the slot on."""
         if self._waiting:
             # Not called from here: a chain of calls that end at once would nest ever deeper.
-            self._loop_thread.post(self._waiting.popleft())
+            loop_thread.post(self._waiting.popleft())
         else:
             self._free += 1
 
@@ -695,9 +689,10 @@ class BlockingCall(Generic[_T]):
             self.error = error
             self.done.release()
 
-    def cause(self) -> BaseException | None:
-        """The error of the clean-up, beside the cancellation itself."""
-        return None if isinstance(self.error, asyncio.CancelledError) else self.error
+    def take_cause(self) -> BaseException | None:
+        """The error of the clean-up, if it is more than the cancellation itself."""
+        error, self.error = self.error, None
+        return None if isinstance(error, asyncio.CancelledError) else error
 
 
 class RunCall(BlockingCall[_T]):

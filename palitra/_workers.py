@@ -36,6 +36,15 @@ def make_thread(target: Callable[..., None], *args: object, name: str) -> thread
         return threading.Thread(daemon=False, **options)
 
 
+def run_initializer(initialize: Callable[[], None]) -> None:
+    """Call it; log what it raises as the standard executors do, and raise it."""
+    try:
+        initialize()
+    except BaseException:
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        raise
+
+
 class WorkerThreads:
     """A pool of threads that grows on demand and ends when told to stop.
 
@@ -47,11 +56,9 @@ class WorkerThreads:
         max_threads: int,
         name_prefix: str,
         initialize: Callable[[], None],
-        on_failure: Callable[[BaseException], None],
     ) -> None:
         self._name_prefix = name_prefix
         self._initialize = initialize
-        self._on_failure = on_failure
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # One item for each thread that may still be started: its number.
         self._unstarted = deque(range(max_threads))
@@ -60,18 +67,23 @@ class WorkerThreads:
         self.threads: list[threading.Thread] = []
         self._abandoned = False
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Have *job* run by a worker thread; raises RuntimeError when none can be started."""
+    def submit(self, job: Callable[[], None], on_failure: Callable[[BaseException], None]) -> None:
+        """Have *job* run by a worker thread; raises RuntimeError when none can be started.
+
+        A thread whose initializer fails calls *on_failure* and runs nothing.
+        """
         try:
             self._idle.pop()
         except IndexError:
             # A new thread gets its first job in person. So the queue holds a job only where an idle
             # thread was claimed for it, or where no further thread may be started.
-            if self._unstarted and self._start_thread(job):
+            if self._unstarted and self._start_thread(job, on_failure):
                 return
         self._jobs.put(job)
 
-    def _start_thread(self, job: Callable[[], None]) -> bool:
+    def _start_thread(
+        self, job: Callable[[], None], on_failure: Callable[[BaseException], None]
+    ) -> bool:
         try:
             number = self._unstarted.popleft()
         except IndexError:
@@ -79,7 +91,8 @@ class WorkerThreads:
         # The number goes to the thread, or back if there is no thread: whoever pops it. The job is
         # popped too, because a thread keeps its arguments to its end.
         numbers = [number]
-        thread = make_thread(self._work, numbers, [job], name=f"{self._name_prefix}_{number}")
+        name = f"{self._name_prefix}_{number}"
+        thread = make_thread(self._work, numbers, [job], on_failure, name=name)
         self.threads.append(thread)
         try:
             thread.start()
@@ -92,15 +105,20 @@ class WorkerThreads:
             raise
         return True
 
-    def _work(self, numbers: list[int], jobs: list[Callable[[], None]]) -> None:
+    def _work(
+        self,
+        numbers: list[int],
+        jobs: list[Callable[[], None]],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
         try:
             numbers.pop()
         except IndexError:
             return  # start was interrupted, and took the number back
         try:
-            self._initialize()
+            run_initializer(self._initialize)
         except BaseException as exc:
-            self._on_failure(exc)
+            on_failure(exc)
             return
         job: Callable[[], None] | None = jobs.pop()
         while job is not None:
