@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--systems", nargs="+", metavar="NAME", help="only entries whose name contains one of these"
     )
-    parser.add_argument("--rounds", type=int, help="rounds of each row, in place of its own number")
+    parser.add_argument("--rounds", type=int, help="at most this many rounds of each row")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, in three rounds")
     parser.add_argument("--uvloop", action="store_true", help="measure over uvloop as well")
     parser.add_argument("--core", type=int, default=last_core(), help="core to measure on")
@@ -60,6 +60,12 @@ def entries_of(row: Row, options: argparse.Namespace) -> list[str]:
     return [name for name in row.entries if any(part in name for part in options.systems)]
 
 
+def rounds_of(row: Row, options: argparse.Namespace) -> int:
+    """How many rounds a row gets."""
+    wanted: int = options.rounds or (3 if options.quick else row.rounds)
+    return min(wanted, row.rounds)
+
+
 def main() -> int:
     """Measure, print and write; not 0 if something could not be measured."""
     options = parser().parse_args()
@@ -68,7 +74,7 @@ def main() -> int:
     if options.core is not None:
         passed_on.append(f"--core={options.core}")
     plan = [
-        (name, row, entries, options.rounds or (3 if options.quick else row.rounds))
+        (name, row, entries, rounds_of(row, options))
         for name, row in selected(options).items()
         if (entries := entries_of(row, options))
     ]
