@@ -395,7 +395,7 @@ class TestOtherThreads:
             threading.Thread(target=outlive).start()
         """) == ["entered", "8", "left"]
 
-    @pytest.mark.parametrize("way", ["run", "submit", "gather", "thread"])
+    @pytest.mark.parametrize("way", ["run", "submit", "gather", "thread", "executor"])
     def test_daemon_threads_that_keep_calling_do_not_keep_the_process(
         self, printed_by: Callable[..., list[str]], way: str
     ) -> None:
@@ -414,6 +414,10 @@ class TestOtherThreads:
 
                 def thread():
                     palitra.get_executor().submit(str).result()
+
+                def executor():
+                    with palitra.AsyncLoopExecutor() as executor:
+                        executor.submit(double, 1).result()
 
                 def keep_calling():
                     while True:

@@ -557,6 +557,31 @@ class TestOwnThreads:
             use(executor)
         """) == ["the child has ended"]
 
+    def test_a_child_that_goes_on_there_runs_none_of_the_parents_calls(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by("""
+            def block():
+                started.set()
+                submitted.wait()
+
+            async def call(number):
+                if number == 5:
+                    pid = os.fork()
+                    if not pid:
+                        return
+                    os.waitpid(pid, 0)
+                say(number)
+
+            submitted = threading.Event()
+            executor = palitra.AsyncLoopExecutor()
+            executor.get_loop().call_soon_threadsafe(block)
+            started.wait()
+            futures = [executor.submit(call, number) for number in range(10)]
+            submitted.set()
+            executor.shutdown()
+        """) == [*map(str, range(10))]
+
     def test_an_initializer_may_fork(self, printed_by: Callable[..., list[str]]) -> None:
         assert printed_by("""
             def initializer():

@@ -1,0 +1,156 @@
+"""A signal handler that runs at each instruction of palitra's in turn: deterministic storms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+# Python runs a signal handler between two instructions of the main thread:
+# after a call has returned, at the start of a function or the end of a turn of a loop.
+# at the start of a function and at the end of a loop's turn. A trace function can stand in there.
+INTERRUPT = """
+import dis, itertools
+
+# What is left of a call that was kept from being made.
+warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+sys.unraisablehook = lambda ignored: (
+    ignored.exc_type is KeyboardInterrupt or sys.__unraisablehook__(ignored)
+)
+PALITRA = os.path.dirname(palitra.__file__)
+CHECKS = ("CALL", "RESUME", "JUMP_BACKWARD", "SEND")
+
+
+def interrupt_each(work, handler, times=1):
+    # Do the work again and again, interrupted at its first, second, ... instruction; at the one
+    # after that, too, if it is to be interrupted twice.
+    positions = max(interrupt_at(work, handler, None, times) for _ in range(3))
+    for first in range(positions):
+        interrupt_at(work, handler, first, times)
+    return positions
+
+
+def interrupt_at(work, handler, first, times):
+    position = -1
+    left = times
+
+    def trace(frame, event, arg):
+        if not frame.f_code.co_filename.startswith(PALITRA):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        operations = {i.offset: i.opname for i in dis.get_instructions(frame.f_code)}
+        last = None
+
+        def trace_frame(frame, event, arg):
+            nonlocal position, left, last
+            if event == "opcode":
+                checked = last is not None and operations.get(last, "").startswith(CHECKS)
+                last = frame.f_lasti
+                if checked and left:
+                    position += 1
+                    if first is not None and position >= first:
+                        left -= 1
+                        sys.settrace(None)
+                        try:
+                            handler()
+                        finally:
+                            if left:
+                                sys.settrace(trace)
+            return trace_frame
+
+        return trace_frame
+
+    # Before 3.13 no frame has these events unless one that is there has asked for them.
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return position + 1
+
+
+def interrupt():
+    raise KeyboardInterrupt
+"""
+
+WORK = {
+    "run": "executor.run(double(1))",
+    "run with a timeout": "executor.run(double(1), timeout=3600)",
+    "gather": "executor.gather(double(1), futures[0])",
+    "submit": "futures.append(executor.submit(double, 1))",
+    "submit a callable": "futures.append(executor.submit(int, 2))",
+    "result": "executor.submit(double, 1).result()",
+    "map": "list(executor.map(double, range(2)))",
+    "sync_iter": "list(executor.sync_iter(count(2)))",
+    "start and shutdown": "with_a_new_one()",
+}
+TWICE = ("run", "submit", "submit a callable")
+each_work = pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+
+
+@pytest.fixture
+def mode() -> tuple[str, ...]:
+    """The development mode changes nothing here, and every instruction is slow as it is."""
+    return ()
+
+
+PROGRAM = """
+def with_a_new_one():
+    with palitra.AsyncLoopExecutor() as new:
+        futures.append(new.submit(double, 1))
+        futures.append(new.submit(int, 2))
+
+
+executor = palitra.AsyncLoopExecutor(max_workers=2)
+futures = [executor.submit(double, 1)]
+assert executor.submit(int, 2).result() == 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "times"),
+    [(work, times) for work in WORK for times in (1, 2) if times == 1 or work in TWICE],
+)
+def test_a_handler_may_call_at_any_instruction(
+    printed_by: Callable[..., list[str]], work: str, times: int
+) -> None:
+    [interruptions] = printed_by(
+        INTERRUPT,
+        PROGRAM,
+        f"""
+        def handle():
+            futures.append(executor.submit(double, 1))
+            assert executor.run(double(1)) == 2
+
+        interruptions = interrupt_each(lambda: {WORK[work]}, handle, {times})
+        assert {{future.result() for future in futures}} == {{2}}
+        say(interruptions)
+        """,
+    )
+
+    assert int(interruptions) > 5
+
+
+@each_work
+def test_ctrl_c_at_any_instruction_loses_no_call_and_hangs_nothing(
+    printed_by: Callable[..., list[str]], work: str
+) -> None:
+    [interruptions] = printed_by(
+        INTERRUPT,
+        PROGRAM,
+        f"""
+        interruptions = interrupt_each(lambda: {work}, interrupt)
+        assert {{future.result() for future in futures}} == {{2}}
+        use(executor)
+        executor.shutdown()
+        say(interruptions)
+        """,
+    )
+
+    assert int(interruptions) > 5
