@@ -8,9 +8,9 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-# Python runs a signal handler between two instructions of the main thread:
-# after a call has returned, at the start of a function or the end of a turn of a loop.
-# at the start of a function and at the end of a loop's turn. A trace function can stand in there.
+
+# Python runs a signal handler in the main thread between two instructions: after a call has
+# returned, at the start of a function, at the end of a loop's turn. A trace function stands in.
 INTERRUPT = """
 import dis, itertools
 
