@@ -511,11 +511,16 @@ def test_a_second_interrupt_abandons_the_cleanup(executor: AsyncLoopExecutor, he
 def test_an_interrupt_while_waiting_for_futures_leaves_them_running(
     executor: AsyncLoopExecutor, held: Held
 ) -> None:
+    begun = Gate()
+
+    async def begins() -> None:
+        begun.open()
+
     future = executor.submit(held.coroutine, 7)
-    helper = in_thread(held.started.wait, interrupt)
+    helper = in_thread(begun.wait, interrupt)
 
     with pytest.raises(KeyboardInterrupt):
-        executor.gather(future)
+        executor.gather(future, begins())
     helper.join(PATIENCE)
 
     assert not held.cancelled.is_open

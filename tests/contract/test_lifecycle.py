@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contract.gates import PATIENCE, Gate, Held, fail_with, in_thread, value_of
+from contract.mortal import Closes, Mortal
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
@@ -1015,29 +1016,9 @@ def test_a_loop_that_is_blocked_for_a_while_settles_everything_later(
     assert [future.result(PATIENCE) for future in others] == list(range(100))
 
 
-class Mortal(asyncio.SelectorEventLoop):
-    """A loop that is dead for good once it is stopped."""
-
-    dead = False
-
-    def run_forever(self) -> None:
-        if not self.dead:
-            super().run_forever()
-        self.dead = True
-        raise OSError("the loop died")
-
-
-class Closes(asyncio.SelectorEventLoop):
-    """A loop that is closed when it is stopped."""
-
-    def run_forever(self) -> None:
-        super().run_forever()
-        self.close()
-
-
 @pytest.mark.parametrize("loop_factory", [Mortal, Closes])
 def test_when_the_loop_dies_outstanding_calls_fail_and_the_next_is_refused(
-    loop_factory: Any, held: Held
+    graveyard: None, loop_factory: Any, held: Held
 ) -> None:
     executor = AsyncLoopExecutor(
         max_workers=1, thread_name_prefix="mortal", loop_factory=loop_factory
@@ -1070,10 +1051,9 @@ def test_when_the_loop_dies_outstanding_calls_fail_and_the_next_is_refused(
     assert executor._broken
     executor.shutdown()
     assert threads_named("mortal") == set()
-    bury(loop)
 
 
-def test_a_loop_that_dies_during_shutdown_does_not_hang_it(held: Held) -> None:
+def test_a_loop_that_dies_during_shutdown_does_not_hang_it(graveyard: None, held: Held) -> None:
     executor = AsyncLoopExecutor(loop_factory=Mortal)
     future = executor.submit(held.coroutine)
     held.started.wait()
@@ -1086,13 +1066,6 @@ def test_a_loop_that_dies_during_shutdown_does_not_hang_it(held: Held) -> None:
 
     assert not shutdown.is_alive()
     assert isinstance(future.exception(0), BrokenExecutor)
-    bury(loop)
-
-
-def bury(loop: asyncio.AbstractEventLoop) -> None:
-    """Nobody can end the tasks of a dead loop; asyncio would complain of each."""
-    for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 # Nothing is left over
