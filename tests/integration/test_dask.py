@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from counting_server import CountingServer
 
 
+# The thread in which Dask serializes what it sends lives as long as the process.
+pytestmark = pytest.mark.keeps_threads("Dask-Offload")
+
 # Dask's own servers would listen on every address otherwise.
 DASHBOARDS = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 LOOPBACK = {"host": "127.0.0.1", **DASHBOARDS}
@@ -61,7 +64,6 @@ def test_tasks_of_dask_call_async_functions_through_sync(executor: AsyncLoopExec
 
 
 @pytest.mark.timeout(60)  # worker processes import Dask first
-@pytest.mark.keeps_threads("Dask", "Profile", "Tornado", "IO loop", "AsyncProcess", "Queue")
 def test_each_worker_process_of_dask_keeps_its_connection(
     server: CountingServer, tmp_path: Path
 ) -> None:
