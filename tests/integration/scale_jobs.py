@@ -27,6 +27,10 @@ def session(folder: str) -> aiohttp.ClientSession:
     return session
 
 
+# A forked process opens a session of its own; what its parent had open is its parent's.
+os.register_at_fork(after_in_child=session.cache_clear)
+
+
 @palitra.sync
 async def fetch_connection(url: str, folder: str) -> tuple[int, int]:
     """Return this process's id and the number of the connection that the server saw."""

@@ -17,23 +17,22 @@ HERE = Path(__file__).parent
 
 # A process of its own: other consumers leave threads behind that would meet the fork.
 PROGRAM = """
-import asyncio
 import json
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
-import palitra
 from scale_jobs import fetch_connection
 
 
 def main(start_method, url, folder):
-    # The parent has a loop already; no worker may mistake it for its own.
-    palitra.run(asyncio.sleep(0))
+    # The parent has a loop and a connection already; no worker may mistake them for its own.
+    before = fetch_connection(url, folder)
     context = multiprocessing.get_context(start_method)
     with ProcessPoolExecutor(2, mp_context=context) as pool:
         answers = list(pool.map(fetch_connection, [url] * 40, [folder] * 40))
-    print(json.dumps({"workers": answers, "parent": fetch_connection(url, folder)}))
+    after = fetch_connection(url, folder)
+    print(json.dumps({"workers": answers, "parent": [before, after]}))
 
 
 if __name__ == "__main__":
@@ -65,13 +64,15 @@ def test_each_worker_of_a_process_pool_keeps_its_connection(
     answers = json.loads(ended.stdout)
     connections = {(pid, connection) for pid, connection in answers["workers"]}
     workers = {pid for pid, _ in connections}
+    parent, first = answers["parent"][0]
     assert len(answers["workers"]) == 40
     assert 1 <= len(workers) <= 2
-    # One connection for each worker, and one more for the parent, which comes last.
+    # One connection for each worker; the parent went on with the one that it had.
     assert len(connections) == len(workers)
+    assert answers["parent"] == [[parent, first], [parent, first]]
+    assert parent not in workers
     assert server.connections == len(workers) + 1
-    assert answers["parent"][0] not in workers
-    assert server.requests == 41
+    assert server.requests == 42
     # Each process closed its session when it ended.
-    assert {int(trace.name) for trace in folder.iterdir()} == {*workers, answers["parent"][0]}
+    assert {int(trace.name) for trace in folder.iterdir()} == {*workers, parent}
     assert server.wait_until_all_closed()
