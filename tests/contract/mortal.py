@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+# A dead loop leaves coroutines that nothing can run: of asyncio's own closing, of tasks before
+# their first step.
+dead_loops_leave_coroutines = pytest.mark.filterwarnings(
+    "ignore:coroutine '.*' was never awaited:RuntimeWarning"
+)
+
 
 class Mortal(asyncio.SelectorEventLoop):
     """A loop that is dead for good once it is stopped."""

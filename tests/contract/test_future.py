@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
-import logging
 import pickle
 import sys
 import threading
@@ -556,30 +555,24 @@ def test_a_callback_may_ask_for_the_result_and_submit_more(executor: AsyncLoopEx
     assert second.result(PATIENCE) == 2
 
 
-@pytest.mark.parametrize("submitted", [value_of, lambda value: value])
+@pytest.mark.parametrize("body", ["coroutine", "thread"])
 def test_a_failing_callback_is_logged_and_hurts_nobody(
-    executor: AsyncLoopExecutor, caplog: pytest.LogCaptureFixture, submitted: Any
+    executor: AsyncLoopExecutor, held: Held, caplog: pytest.LogCaptureFixture, body: str
 ) -> None:
-    held, last = Gate(), Gate()
-
-    async def passes() -> Any:
-        await held.passed()
-        return submitted(7)
+    last = Gate()
 
     def fails(done: Future[Any]) -> None:
-        raise ValueError("callback")
+        raise ValueError("in the callback")
 
-    future = executor.submit(passes)
+    future = executor.submit(getattr(held, body), 7)
     future.add_done_callback(fails)
     future.add_done_callback(last.open)
-    with caplog.at_level(logging.CRITICAL, "concurrent.futures"):
-        held.open()
-        last.wait()
-        future.exception(PATIENCE)
+    held.open_all()
+    last.wait()
 
+    assert "in the callback" in caplog.text
+    assert future.result(PATIENCE) == 7
     assert executor.submit(value_of, 1).result(PATIENCE) == 1
-    if asyncio.iscoroutine(coro := future.result()):
-        coro.close()
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])

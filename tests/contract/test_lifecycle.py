@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contract.gates import PATIENCE, Gate, Held, fail_with, in_thread, value_of
-from contract.mortal import Closes, Mortal
+from contract.mortal import Closes, Mortal, dead_loops_leave_coroutines
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
@@ -1016,6 +1016,7 @@ def test_a_loop_that_is_blocked_for_a_while_settles_everything_later(
     assert [future.result(PATIENCE) for future in others] == list(range(100))
 
 
+@dead_loops_leave_coroutines
 @pytest.mark.parametrize("loop_factory", [Mortal, Closes])
 def test_when_the_loop_dies_outstanding_calls_fail_and_the_next_is_refused(
     graveyard: None, loop_factory: Any, held: Held
@@ -1053,6 +1054,7 @@ def test_when_the_loop_dies_outstanding_calls_fail_and_the_next_is_refused(
     assert threads_named("mortal") == set()
 
 
+@dead_loops_leave_coroutines
 def test_a_loop_that_dies_during_shutdown_does_not_hang_it(graveyard: None, held: Held) -> None:
     executor = AsyncLoopExecutor(loop_factory=Mortal)
     future = executor.submit(held.coroutine)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contract.gates import Gate, in_thread
-from contract.mortal import Mortal
+from contract.mortal import Mortal, dead_loops_leave_coroutines
 from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
@@ -264,6 +264,7 @@ def test_short_lives_with_many_users_always_end(
         assert all(future.done() for future in futures)
 
 
+@dead_loops_leave_coroutines
 def test_every_future_settles_when_the_loop_dies_in_the_middle(
     graveyard: None, seed: int, switching: None
 ) -> None:
