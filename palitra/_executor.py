@@ -332,9 +332,7 @@ class AsyncLoopExecutor(Executor):
             loop_thread.refuse_on_loop("run()")
             if timeout is not None:
                 timeout = _seconds(timeout)
-            if context is None:
-                context = contextvars.copy_context()
-            else:
+            if context is not None:
                 context.run(int)  # one in use could not be entered on the loop, ever
         except BaseException:
             coro.close()

@@ -1,14 +1,15 @@
 """LoopFuture: a standard future whose state and cancellation tell the truth about a call.
 
 The state of the call is the state of the future (`concurrent.futures.Future` has all that are
-needed), guarded by the future's own condition. It changes here only:
+needed), guarded by the future's own condition. It changes in `_change` only:
 
-    PENDING --_begin-------------------> RUNNING --_settle--> FINISHED or CANCELLED_AND_NOTIFIED
-    PENDING --_settle (cancel, fail)-------------------------^
+    PENDING -> RUNNING                           by the loop or a worker thread, which then runs it
+    PENDING -> CANCELLED_AND_NOTIFIED            by `cancel`
+    RUNNING -> FINISHED, CANCELLED_AND_NOTIFIED  by whoever runs it
+    PENDING, RUNNING -> FINISHED                 by `fail`, where the loop has died
 
-`_begin` and `_settle` each look at the state and change it while they hold the condition, so
-exactly one of a `cancel` and the start of the call wins, and whoever gets to settle the call does
-so alone.
+`_change` looks at the state and changes it while the condition is held, so exactly one of a
+`cancel` and the start of a call wins, and whoever settles a call does so alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import functools
 import inspect
 import threading
 from _thread import LockType, allocate_lock
@@ -95,6 +97,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[None] | None = None
         self._begun = False  # whether `_drive` has
+        self._in_slot = False  # whether it counts among the calls in flight
         # Whether a worker thread has it: then it cannot be cancelled, and is certain to settle.
         self._in_worker = False
 
@@ -118,34 +121,52 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
     # -- state --------------------------------------------------------------------------------
 
-    def _begin(self) -> bool:
-        """Change from PENDING to RUNNING; False where the call was cancelled before."""
-        with self._condition:
-            if self._state != PENDING:
-                return False
-            self._state = RUNNING
-            return True
+    def _change(self, state: str, *only_from: str) -> bool:
+        """Holding the condition: change to *state*, and tell who waits if it is a final one.
 
-    def _settle(self, state: str, only_from: tuple[str, ...] = (PENDING, RUNNING)) -> bool:
-        """Change to the final *state* and tell everybody; False where another came before.
-
-        `_result` or `_exception` is set already. Once those who wait go on, no frame here may hold
+        `_result` or `_exception` is set before. Once those who wait go on, no frame here may hold
         either, or it would outlive what they do with it.
         """
-        with self._condition:
-            if self._state not in only_from:
-                return False
-            self._state = state
-            for waiter in self._waiters:
-                if state != FINISHED:
-                    waiter.add_cancelled(self)
-                elif self._exception is not None:
-                    waiter.add_exception(self)
-                else:
-                    waiter.add_result(self)
-            self._condition.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
+        if self._state not in only_from:
+            return False
+        self._state = state
+        if state == RUNNING:
+            return True
+        for waiter in self._waiters:
+            if state != FINISHED:
+                waiter.add_cancelled(self)
+            elif self._exception is not None:
+                waiter.add_exception(self)
+            else:
+                waiter.add_result(self)
+        self._condition.notify_all()
         return True
+
+    def _change_on_loop(self, state: str, *only_from: str) -> bool | None:
+        """`_change` for the loop, which does not wait for the condition: None where it is held.
+
+        Whoever holds it may himself be waiting for the loop, in a signal handler.
+        """
+        if not self._condition.acquire(blocking=False):
+            return None
+        try:
+            return self._change(state, *only_from)
+        finally:
+            self._condition.release()
+
+    def _settle(self, state: str, *only_from: str) -> bool:
+        """`_change` to a final state and tell everybody; in any thread but the loop's."""
+        with self._condition:
+            changed = self._change(state, *only_from)
+        if changed:
+            self._announce()
+        return changed
+
+    def _announce(self) -> None:
+        try:
+            self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
+        finally:
+            self._loop_thread.finished(self)
 
     def cancel(self) -> bool:
         """Cancel the call if it has not started, or request its cancellation on the loop.
@@ -158,33 +179,29 @@ class LoopFuture(concurrent.futures.Future[_T]):
             True if the call is cancelled or its cancellation requested; False if it is finished, or
             runs in a worker thread, where nothing can cancel it.
         """
-        if self._settle(CANCELLED_AND_NOTIFIED, only_from=(PENDING,)):
+        if self._settle(CANCELLED_AND_NOTIFIED, PENDING):
             self._release()
-            self._loop_thread.finished(self)
             return True
         if self._state == RUNNING and not self._in_worker:
             self._loop_thread.post(self._cancel_on_loop)
             return True
         return self.cancelled()
 
-    def _cancel_on_loop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        elif self._state == RUNNING:  # an awaitable from a worker thread that waits for its turn
-            self._settle_unstarted(CANCELLED_AND_NOTIFIED)
+    def fail(self, error: BaseException) -> bool:
+        """Settle with *error*, unless settled, or in a worker thread, which settles it.
 
-    def fail(self, error: BaseException) -> None:
-        """Settle with *error*, unless settled or in a worker thread, which settles it."""
-        if not self._in_worker and not self.done():
-            self._exception = error
-            self._settle_unstarted(FINISHED)
-
-    def _settle_unstarted(self, state: str) -> None:
-        self._release()
-        try:
-            self._settle(state)
-        finally:
-            self._loop_thread.finished(self)
+        Returns False where another thread holds the condition: try again.
+        """
+        if self._in_worker or self._state not in (PENDING, RUNNING):
+            return True
+        self._exception = error
+        changed = self._change_on_loop(FINISHED, PENDING, RUNNING)
+        if changed is None:
+            return False
+        if changed:
+            self._release()
+            self._announce()
+        return True
 
     def _release(self) -> None:
         """Drop what a call that will not run holds."""
@@ -224,7 +241,12 @@ class LoopFuture(concurrent.futures.Future[_T]):
             del self  # see `_drive`
 
     def _start_task(self) -> None:
-        if not self._begin() and self._state != RUNNING:
+        self._in_slot = True
+        begun = self._change_on_loop(RUNNING, PENDING)
+        if begun is None:
+            self._loop_thread.post(self._start_task)
+            return
+        if self._state != RUNNING:
             self._end()  # cancelled before it began
             return
         drive = self._drive()
@@ -232,8 +254,9 @@ class LoopFuture(concurrent.futures.Future[_T]):
             task = self._loop_thread.create_task(drive, self._context)
         except BaseException as exc:
             drive.close()
-            self.fail(exc)
-            self._end()
+            self._exception = user_traceback(exc)
+            self._release()
+            self._settle_on_loop(FINISHED)
         else:
             if self._target is not None:
                 self._task = task
@@ -256,25 +279,44 @@ class LoopFuture(concurrent.futures.Future[_T]):
         except asyncio.CancelledError:
             state = CANCELLED_AND_NOTIFIED
         except BaseException as exc:
-            if not self.done():
+            if self._state == RUNNING:
                 self._exception = user_traceback(exc)
         self._target = self._task = None
         try:
-            self._settle(state)
+            self._settle_on_loop(state)
         finally:
-            self._end()
             del self
 
     def _task_ended(self, _: object) -> None:
         """A task that was cancelled before its first step never came to settle its call."""
         if self._target is not None:
             self._task = None
-            self._settle_unstarted(CANCELLED_AND_NOTIFIED)
+            self._release()
+            self._settle_on_loop(CANCELLED_AND_NOTIFIED)
+
+    def _cancel_on_loop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif self._target is not None and not self._begun:
+            # What a worker thread's callable has returned, still waiting for its turn.
+            self._release()
+            self._settle_on_loop(CANCELLED_AND_NOTIFIED)
+
+    def _settle_on_loop(self, state: str) -> None:
+        changed = self._change_on_loop(state, RUNNING)
+        if changed is None:
+            self._loop_thread.post(functools.partial(self._settle_on_loop, state))
+            return
+        try:
+            if changed:
+                self._announce()
+        finally:
             self._end()
 
     def _end(self) -> None:
         self._loop_thread.finished(self)
-        if self._loop_thread.slots is not None:
+        if self._in_slot and self._loop_thread.slots is not None:
+            self._in_slot = False
             self._loop_thread.slots.leave(self._loop_thread)
 
     # -- in a worker thread -------------------------------------------------------------------
@@ -282,7 +324,9 @@ class LoopFuture(concurrent.futures.Future[_T]):
     def run_in_worker(self) -> None:
         """In a worker thread: call, and leave what is to be awaited to the loop."""
         self._in_worker = True
-        if not self._begin():
+        with self._condition:
+            begun = self._change(RUNNING, PENDING)
+        if not begun:
             return
         try:
             self._result = self._context.run(
@@ -295,12 +339,13 @@ class LoopFuture(concurrent.futures.Future[_T]):
             self._target, self._result = self._result, None
             self._in_worker = False
             self._loop_thread.post(self.start)
-            if not self._loop_thread.holds(self):
-                self.fail(concurrent.futures.BrokenExecutor("the event loop ended"))
-            return
+            if not self._loop_thread.ended:
+                return
+            # It has ended in a way that did not wait for calls.
+            self._exception = concurrent.futures.BrokenExecutor("the event loop has ended")
+            self._release()
         self._target = None
         try:
-            self._settle(FINISHED)
+            self._settle(FINISHED, RUNNING)
         finally:
-            self._loop_thread.finished(self)
             del self  # see `_drive`

@@ -28,8 +28,8 @@ How the hand-off loses nothing: three pairs, each of which writes first and look
     _main     changes `_state`, then releases each of `_starters`
         Either the starter does not wait or it is released.
 
-A caller that waits does so on a bare lock of its own, and `_lock` is re-entrant: nobody ever waits
-for a lock that is held by the code he interrupted.
+Nothing here holds a lock while something else can happen, and a caller that waits does so on a bare
+lock of its own. So nobody waits for a lock that is held by the code he interrupted.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ LOGGER = logging.getLogger("palitra")
 _BATCH = 100  # callbacks that a drain runs before the loop's others have their turn
 _GRACE = 1.0  # seconds that a timed-out call has for its clean-up
 _NAMED = 10  # calls that a log line names
+_PAUSE = 0.001  # seconds before trying again to settle a future that another thread looks at
 # Seconds between looks for a Ctrl-C: it does not end the wait for a lock where it comes just before
 # the wait begins; on Windows, never.
 _SLICE = 0.1 if sys.platform == "win32" else 1.0
@@ -101,8 +102,8 @@ _ENDING = (State.SHUTDOWN, State.EXITING)
 class Call(Protocol):
     """What a loop thread knows of a call that it accepted."""
 
-    def fail(self, error: BaseException) -> None:
-        """Settle with *error*, unless settled, or certain to settle by itself."""
+    def fail(self, error: BaseException) -> bool:
+        """Settle with *error*, unless settled or certain to be; False if not possible just now."""
 
     def cancel(self) -> bool:
         """Cancel, or ask for it."""
@@ -136,10 +137,9 @@ class LoopThread:
         self._reset(State.NEW)
 
     def _reset(self, state: State) -> None:
-        # Guards changes of `_state`; held for the change alone, never while waiting. Reading
-        # `_state` needs no lock.
-        self._lock = threading.RLock()
         self._state = state
+        # The state after RUNNING, once there is one: the first to come puts it here.
+        self._end: dict[str, State] = {} if state is State.NEW else {"state": state}
         self._cause: BaseException | None = None  # of BROKEN
         self._thread: threading.Thread | None = None
         self._ident: int | None = None  # the thread's
@@ -181,15 +181,24 @@ class LoopThread:
         return self._done
 
     @property
+    def ended(self) -> bool:
+        """Whether the loop is closed, and all that it can settle is settled."""
+        return self._ended
+
+    @property
     def broken(self) -> str | None:
         """Why calls are refused, where the loop has failed."""
         return str(self._refusal()) if self._state is State.BROKEN else None
 
-    def _change_state(self, state: State) -> None:
-        """Move on to *state*, unless an end has come before."""
-        with self._lock:
-            if self._state in _USABLE:
-                self._state = state
+    def _run(self) -> None:
+        """Change from NEW to RUNNING, unless an end has come before, or comes meanwhile."""
+        self._state = State.RUNNING
+        if self._end:
+            self._state = self._end["state"]
+
+    def _end_with(self, state: State) -> None:
+        """Change to *state*, unless another end has come before."""
+        self._state = self._end.setdefault("state", state)
 
     def _refusal(self) -> Exception:
         if self._state is State.BROKEN:
@@ -262,6 +271,7 @@ class LoopThread:
                 self._inbox.clear()
             return  # the loop is not there yet, and will begin with a drain; or it is gone
         ident = get_ident()
+        outermost = ident not in self._waking
         self._waking.add(ident)
         self._awake = True
         try:
@@ -274,7 +284,8 @@ class LoopThread:
                 raise
             # Somebody closed the loop, and its thread settles the calls.
         finally:
-            self._waking.discard(ident)
+            if outermost:
+                self._waking.discard(ident)
 
     def _open_doorbell(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare to be woken: by a byte through a socket, where the loop can watch one.
@@ -311,7 +322,9 @@ class LoopThread:
         """On the loop: run a batch of what is in the inbox."""
         inbox = self._inbox
         try:
-            for _ in range(min(len(inbox), _BATCH)):
+            for _ in range(_BATCH):
+                if not inbox:
+                    break
                 inbox.popleft()()
         finally:
             self._awake = False
@@ -401,7 +414,7 @@ class LoopThread:
             self._loop = _checked(loop)
             run_initializer(self._initialize)
             self._open_doorbell(loop)
-            self._change_state(State.RUNNING)
+            self._run()
             self._release_starters()
             if self._state is not State.RUNNING:
                 self.post(self._wind_down)  # it was shut down meanwhile
@@ -426,14 +439,14 @@ class LoopThread:
 
     def shut_down(self) -> None:
         """Accept no more calls; the loop ends when those it has are finished."""
-        self._end(State.SHUTDOWN)
+        self._wind_down_with(State.SHUTDOWN)
 
     def begin_exit(self) -> None:
         """As `shut_down`, because the interpreter ends."""
-        self._end(State.EXITING)
+        self._wind_down_with(State.EXITING)
 
-    def _end(self, state: State) -> None:
-        self._change_state(state)
+    def _wind_down_with(self, state: State) -> None:
+        self._end_with(state)
         if self._wake_up is not None:  # otherwise `_main` has yet to look at the state
             self.post(self._wind_down)
 
@@ -515,10 +528,8 @@ class LoopThread:
 
     def _break(self, cause: BaseException) -> None:
         """Refuse all further calls because of *cause*; `_close` fails those that are left."""
-        with self._lock:
-            self._cause = cause
-            if self._state in _USABLE:
-                self._state = State.BROKEN
+        self._cause = cause
+        self._end_with(State.BROKEN)
 
     def _worker_failed(self, cause: BaseException) -> None:
         self._break(cause)
@@ -543,8 +554,11 @@ class LoopThread:
         self._loop = None
 
     def _fail_calls(self) -> None:
-        for call in list(self._calls):
-            call.fail(self._failure())
+        calls = list(self._calls)
+        while calls:
+            calls = [call for call in calls if not call.fail(self._failure())]
+            if calls:
+                time.sleep(_PAUSE)
 
     def after_fork_in_child(self) -> None:
         """Start afresh: the parent's thread, its loop and its locks are not here."""
@@ -671,11 +685,12 @@ class BlockingCall(Generic[_T]):
         self._loop_thread.finished(self)
         self.done.release()
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> bool:
         if not self.settled:
             self.error = error
             self.settle()
             self.close()
+        return True
 
     def cancel(self) -> bool:
         self.cancel_requested = True  # for a `start` that is still on its way
@@ -698,17 +713,18 @@ class BlockingCall(Generic[_T]):
 class RunCall(BlockingCall[_T]):
     """One coroutine, run as a task."""
 
-    __slots__ = ("_begun", "_context", "_coro", "_task")
+    __slots__ = ("_begun", "_context", "_coro", "_shares_context", "_task")
 
     def __init__(
         self,
         loop_thread: LoopThread,
         coro: Coroutine[Any, Any, _T],
-        context: contextvars.Context,
+        context: contextvars.Context | None,
     ) -> None:
         super().__init__(loop_thread)
         self._coro = coro
-        self._context = context
+        self._shares_context = context is not None
+        self._context = contextvars.copy_context() if context is None else context
         self._begun = False
         self._task: asyncio.Task[None] | None = None
 
@@ -737,12 +753,21 @@ class RunCall(BlockingCall[_T]):
             if not self.settled:
                 self.error = user_traceback(exc)
         self._task = None
-        if not self.settled:
-            self.settle()
+        if self._shares_context:
+            # The caller may enter the context as soon as he goes on: not before this task left it.
+            self._loop_thread.post(self._settle_once)
+        else:
+            self._settle_once()
         del self
 
+    def _settle_once(self) -> None:
+        if not self.settled:
+            self.settle()
+
     def _task_ended(self, _: object) -> None:
-        self.fail(asyncio.CancelledError())  # unless `_drive` has settled, as it does once begun
+        """A task that was cancelled before its first step never came to run `_drive`."""
+        if not self._begun:
+            self.fail(asyncio.CancelledError())
 
     def cancel_on_loop(self) -> None:
         if self._task is not None:
