@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -66,6 +67,15 @@ def rounds_of(row: Row, options: argparse.Namespace) -> int:
     return min(wanted, row.rounds)
 
 
+def write(results: Sequence[Result], everything: Mapping[str, Measured], folder: Path) -> None:
+    """Write the figures and draw the charts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = json.dumps(as_json(results, everything), indent=1)
+    (folder / "results.json").write_text(figures + "\n")
+    (folder / "summary.md").write_text(summary_table(results) + "\n")
+    charts.draw(results, folder)
+
+
 def main() -> int:
     """Measure, print and write; not 0 if something could not be measured."""
     options = parser().parse_args()
@@ -89,12 +99,9 @@ def main() -> int:
                 progress.update()
             results.append(summarize(name, row, everything[name]))
             progress.write(row_table(results[-1]) + "\n", file=sys.stdout)
+            # After each row, so that an interrupted run leaves what it had.
+            write(results, everything, options.output)
     print(summary_table(results))
-    options.output.mkdir(parents=True, exist_ok=True)
-    written = as_json(results, everything)
-    (options.output / "results.json").write_text(json.dumps(written, indent=1) + "\n")
-    (options.output / "summary.md").write_text(summary_table(results) + "\n")
-    charts.draw(results, options.output)
     print(f"\nwritten to {os.path.relpath(options.output)}")
     return 1 if any(result.failures for result in results) else 0
 

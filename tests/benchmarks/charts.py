@@ -40,11 +40,13 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(results: Sequence[Result], folder: Path) -> list[Path]:
-    """A chart for each row; the list of files written."""
-    folder.mkdir(parents=True, exist_ok=True)
+def draw(results: Sequence[Result], folder: Path) -> None:
+    """A chart for each row, in a file of the row's name."""
     with mpl.rc_context(STYLE):
-        return [_save(_chart(result), folder / f"{result.name}.svg") for result in results]
+        for result in results:
+            if result.entries:
+                path = folder / f"{result.name}.svg"
+                _chart(result).savefig(path, transparent=True, metadata={"Date": None})
 
 
 def _chart(result: Result) -> Figure:
@@ -86,24 +88,12 @@ def _lines(result: Result) -> Figure:
     for system, points in by_system.items():
         sizes, costs = zip(*points, strict=True)
         color = OURS if system == "palitra" else OTHERS
-        ax.plot(sizes, costs, marker="o", color=color)
-        ax.annotate(
-            system,
-            (sizes[-1], costs[-1]),
-            (0, 8),
-            textcoords="offset points",
-            ha="right",
-            color=color,
-        )
+        ax.plot(sizes, costs, marker="o", color=color, label=system)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_ylim(bottom=0)
-    ax.margins(y=0.2)
     ax.set_xlabel("calls submitted at once")
     ax.set_ylabel(result.row.unit)
     ax.set_title(result.row.title, loc="left")
+    ax.legend(frameon=False)
     return figure
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, transparent=True, metadata={"Date": None})
-    return path
