@@ -323,7 +323,7 @@ class SyncIterator(_Face, Iterator[_T_co]):
     Made by `sync_iter`. For any thread, one at a time. Leaving the ``with`` block, `close`, and the
     end of the last reference close the async iterator on the loop; `shutdown` does so too.
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
 
     _owner: _IterationOwner
@@ -378,7 +378,7 @@ class SyncIterator(_Face, Iterator[_T_co]):
 class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
     """A `SyncIterator` over an async generator, with `send` and `throw`.
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
 
     def send(self, value: _SendT_contra, /) -> _T_co:
@@ -710,7 +710,7 @@ class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
 
     Made by `sync`. It has the name, the docstring and the signature of the async function.
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
 
     __wrapped__: Callable[_P, Awaitable[_T]]
@@ -730,7 +730,7 @@ class SyncGeneratorFunction(_Synchronous[_P], Generic[_P, _T_co]):
 
     Made by `sync`. It has the name, the docstring and the signature of the async function.
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
 
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:

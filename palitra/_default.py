@@ -59,7 +59,7 @@ def get_executor() -> AsyncLoopExecutor:
     >>> palitra.get_executor() is palitra.get_executor()
     True
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _default.get()
 
@@ -80,7 +80,7 @@ def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
     >>> import palitra
     >>> palitra.shutdown()
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     _default.shutdown(wait, cancel_futures)
 
@@ -101,7 +101,7 @@ def run(
     >>> palitra.run(answer())
     42
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _default.get().run(coro, timeout=timeout, context=context)
 
@@ -121,7 +121,7 @@ def gather(
     >>> palitra.gather(double(1), double(2))
     [2, 4]
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _default.get().gather(
         *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
@@ -135,7 +135,7 @@ def get_loop() -> asyncio.AbstractEventLoop:
     >>> palitra.get_loop().is_running()
     True
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _default.get().get_loop()
 
@@ -154,7 +154,7 @@ def sync(fn: Callable[..., Any]) -> Any:
     >>> double(21)
     42
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _bridges.sync(fn, get_executor, sync)
 
@@ -175,7 +175,7 @@ def sync_iter(
     >>> list(palitra.sync_iter(count(3)))
     [0, 1, 2]
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _default.get().sync_iter(aiterable, buffersize=buffersize)
 
@@ -196,7 +196,7 @@ def sync_context(
     ...     connection
     'a connection'
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _default.get().sync_context(acm)
 
@@ -215,7 +215,7 @@ def enter_context(
     >>> palitra.enter_context(pool)
     'a pool'
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _default.get().enter_context(acm)
 
@@ -234,6 +234,6 @@ def push_async_callback(
     >>> palitra.shutdown()
     Goodbye!
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
     return _default.get().push_async_callback(fn, *args, **kwargs)

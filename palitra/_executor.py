@@ -79,7 +79,7 @@ class AsyncLoopExecutor(Executor):
         ...     sorted(future.result() for future in as_completed(futures))
         [0, 2, 4]
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class AsyncLoopExecutor(Executor):
         ...     executor.submit(greet, "Ada").result()
         'Hello, Ada!'
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         # The two usual kinds are told apart at once; `_kind` knows all of them.
         if type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE:
@@ -231,7 +231,7 @@ class AsyncLoopExecutor(Executor):
         ...     list(executor.map(double, range(3)))
         [0, 2, 4]
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         if buffersize is not None:
             if not isinstance(buffersize, int):
@@ -269,7 +269,7 @@ class AsyncLoopExecutor(Executor):
 
         Thread-safe.
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         if wait and self._loop_thread.is_own_thread():
             raise DeadlockError(
@@ -323,7 +323,7 @@ class AsyncLoopExecutor(Executor):
         ...     executor.run(answer(), timeout=5)
         42
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         if type(coro) is not CoroutineType:
             _check_coroutine(coro)
@@ -387,7 +387,7 @@ class AsyncLoopExecutor(Executor):
         ...     executor.gather(double(1), double(2))
         [2, 4]
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         gathering = Gathering(self._loop_thread, coros_or_futures, return_exceptions)
         try:
@@ -416,7 +416,7 @@ class AsyncLoopExecutor(Executor):
         ...     executor.get_loop().is_running()
         True
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         return self._loop_thread.start()
 
@@ -454,7 +454,7 @@ class AsyncLoopExecutor(Executor):
         8
         >>> executor.shutdown()
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         return _bridges.sync(fn, lambda: self)
 
@@ -491,7 +491,7 @@ class AsyncLoopExecutor(Executor):
         ...     list(executor.sync_iter(count(3)))
         [0, 1, 2]
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         return _bridges.sync_iter(self, self._loop_thread, aiterable, buffersize)
 
@@ -525,7 +525,7 @@ class AsyncLoopExecutor(Executor):
         ...     value
         'a connection'
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         return _bridges.sync_context(self, self._loop_thread, acm)
 
@@ -561,7 +561,7 @@ class AsyncLoopExecutor(Executor):
         'a pool'
         closed
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         value: _T = _bridges.enter_context(self._loop_thread, acm)
         return value
@@ -592,7 +592,7 @@ class AsyncLoopExecutor(Executor):
         ...     _ = executor.push_async_callback(goodbye, "Ada")
         Goodbye, Ada!
 
-        .. versionadded:: 0.1.0
+        .. versionadded:: 0.2.0
         """
         if not callable(fn):
             raise TypeError(f"push_async_callback() takes an async function, not {fn!r}")

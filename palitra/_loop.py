@@ -83,7 +83,7 @@ class DeadlockError(RuntimeError):
     Traceback (most recent call last):
     palitra.DeadlockError: run() would wait for its own thread ...
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
 
 

@@ -28,7 +28,7 @@ class EventLoopThreadRunner:
         >>> EventLoopThreadRunner.run(double_all(1, 2))
         [2, 4]
 
-    .. versionadded:: 0.1.0
+    .. versionadded:: 0.2.0
     """
 
     @staticmethod
