@@ -364,6 +364,26 @@ def test_cancel_futures_cancels_everything_unfinished_and_waits_for_cleanup(made
     assert in_thread_now.result(0) == 8
 
 
+def test_cancel_futures_starts_nothing_in_the_place_of_what_it_cancels(
+    made: Any, held: Held
+) -> None:
+    executor = made(max_workers=1)
+    held.cleanup.open()
+    started: list[int] = []
+
+    async def starts(number: int) -> None:
+        started.append(number)
+
+    executor.submit(held.coroutine)
+    held.started.wait()
+    # So many that the first is gone long before the last is cancelled.
+    futures = [executor.submit(starts, number) for number in range(2000)]
+    executor.shutdown(cancel_futures=True)
+
+    assert started == []
+    assert all(future.cancelled() for future in futures)
+
+
 def test_cancel_futures_also_cancels_run_and_gather(made: Any) -> None:
     executor = made()
     one, two = Held(), Held()
