@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING
+import threading
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -702,6 +703,15 @@ class TestCleanup:
         """) == ["True []"]
 
 
+def first_line(child: Child, stream: IO[str]) -> str:
+    watchdog = threading.Timer(child.timeout, child.kill)
+    watchdog.start()
+    line = stream.readline()
+    watchdog.cancel()
+    watchdog.join()
+    return line
+
+
 class TestLongWaits:
     @pytest.mark.parametrize("executor", ["palitra.get_executor()", "palitra.AsyncLoopExecutor()"])
     def test_one_line_names_the_calls_and_ctrl_c_ends_them_with_their_cleanup(
@@ -726,7 +736,7 @@ class TestLongWaits:
             sys.exit(3)
         """)
         assert child.process.stderr is not None
-        line = child.process.stderr.readline()
+        line = first_line(child, child.process.stderr)
         child.send_signal(signal.SIGINT)
         ended = child.finish()
 
@@ -749,7 +759,7 @@ class TestLongWaits:
             palitra.run(double(1))
             atexit.register(palitra.get_executor().submit, endless_call)
         """)
-        line = child.stdout.readline()
+        line = first_line(child, child.stdout)
         child.send_signal(signal.SIGINT)
         ended = child.finish()
 

@@ -12,15 +12,28 @@ if TYPE_CHECKING:
 # Python runs a signal handler in the main thread between two instructions: after a call has
 # returned, at the start of a function, at the end of a loop's turn. A trace function stands in.
 INTERRUPT = """
-import dis, itertools
+import dis, functools
 
 # What is left of a call that was kept from being made.
 warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 sys.unraisablehook = lambda ignored: (
     ignored.exc_type is KeyboardInterrupt or sys.__unraisablehook__(ignored)
 )
-PALITRA = os.path.dirname(palitra.__file__)
+FOLDERS = os.path.dirname(palitra.__file__), os.path.dirname(asyncio.__file__)
 CHECKS = ("CALL", "RESUME", "JUMP_BACKWARD", "SEND")
+
+
+@functools.cache
+def checks_of(code):
+    # Where the interpreter looks for signals, once the instruction is done.
+    return {i.offset for i in dis.get_instructions(code) if i.opname.startswith(CHECKS)}
+
+
+@functools.cache
+def blocks_of(code, offset):
+    # What a handler raises is raised by the instruction just done; here, by the next one: both
+    # must be in the same try blocks.
+    return [each for each in dis._parse_exception_table(code) if each.start <= offset < each.end]
 
 
 def interrupt_each(work, handler, times=1):
@@ -37,18 +50,20 @@ def interrupt_at(work, handler, first, times):
     left = times
 
     def trace(frame, event, arg):
-        if not frame.f_code.co_filename.startswith(PALITRA):
+        if not frame.f_code.co_filename.startswith(FOLDERS):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        operations = {i.offset: i.opname for i in dis.get_instructions(frame.f_code)}
+        code = frame.f_code
+        checks = checks_of(code)
         last = None
 
         def trace_frame(frame, event, arg):
             nonlocal position, left, last
             if event == "opcode":
-                checked = last is not None and operations.get(last, "").startswith(CHECKS)
-                last = frame.f_lasti
+                now = frame.f_lasti
+                checked = last in checks and blocks_of(code, last) == blocks_of(code, now)
+                last = now
                 if checked and left:
                     position += 1
                     if first is not None and position >= first:
@@ -89,8 +104,10 @@ WORK = {
     "map": "list(executor.map(double, range(2)))",
     "sync_iter": "list(executor.sync_iter(count(2)))",
     "start and shutdown": "with_a_new_one()",
+    "run where no socket can be watched": "another.run(double(1))",
+    "submit where no socket can be watched": "futures.append(another.submit(double, 1))",
 }
-TWICE = ("run", "submit", "submit a callable")
+TWICE = [work for work in WORK if work.startswith(("run", "submit"))]
 each_work = pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 
 
@@ -107,7 +124,13 @@ def with_a_new_one():
         futures.append(new.submit(int, 2))
 
 
+class WithoutReaders(asyncio.SelectorEventLoop):
+    def add_reader(self, *_):
+        raise NotImplementedError  # as Windows' proactor loop does
+
+
 executor = palitra.AsyncLoopExecutor(max_workers=2)
+another = palitra.AsyncLoopExecutor(loop_factory=WithoutReaders)
 futures = [executor.submit(double, 1)]
 assert executor.submit(int, 2).result() == 2
 """
@@ -125,8 +148,9 @@ def test_a_handler_may_call_at_any_instruction(
         PROGRAM,
         f"""
         def handle():
-            futures.append(executor.submit(double, 1))
-            assert executor.run(double(1)) == 2
+            for each in executor, another:
+                futures.append(each.submit(double, 1))
+                assert each.run(double(1)) == 2
 
         interruptions = interrupt_each(lambda: {WORK[work]}, handle, {times})
         assert {{future.result() for future in futures}} == {{2}}
