@@ -96,7 +96,6 @@ class State(enum.Enum):
 
 
 _USABLE = (State.NEW, State.RUNNING)
-_ENDING = (State.SHUTDOWN, State.EXITING)
 
 
 class Call(Protocol):
@@ -506,7 +505,8 @@ class LoopThread:
 
     def _wind_down(self) -> None:
         """On the loop: once no call is left, leave the entered contexts and stop."""
-        if self._state in _ENDING and not self._calls and self._winding_down is None:
+        over = self._calls or self._done or self._winding_down is not None
+        if self._state not in _USABLE and not over:
             self._winding_down = asyncio.get_running_loop().create_task(self._leave_contexts())
 
     async def _leave_contexts(self) -> None:
@@ -519,23 +519,21 @@ class LoopThread:
                 loop.call_exception_handler(
                     {"message": f"{name_of(leave)} failed at shutdown", "exception": exc}
                 )
-        self._stop()
-
-    def _stop(self) -> None:
-        if not self._done:
-            self._done = True
-            asyncio.get_running_loop().stop()
+        self._done = True
+        loop.stop()
 
     def _break(self, cause: BaseException) -> None:
-        """Refuse all further calls because of *cause*; `_close` fails those that are left."""
+        """Refuse all further calls because of *cause*."""
         self._cause = cause
         self._end_with(State.BROKEN)
 
     def _worker_failed(self, cause: BaseException) -> None:
         self._break(cause)
-        self.post(self._stop)
+        self.post(self._fail_calls)
+        self.post(self._wind_down)
 
     def _close(self, runner: asyncio.Runner) -> None:
+        self._done = True
         self._release_starters()
         self._fail_calls()
         loop = self._loop
@@ -552,6 +550,7 @@ class LoopThread:
         self._fail_calls()
         self._close_doorbell()
         self._loop = None
+        self._ident = None  # another thread may get the same
 
     def _fail_calls(self) -> None:
         calls = list(self._calls)
