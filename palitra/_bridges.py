@@ -43,8 +43,11 @@ class _Step(BlockingCall[_T]):
         self._owner = owner
         self.operation = operation
 
-    def begin(self) -> None:
-        self._owner.take(self)
+    def start(self) -> None:
+        if self.settled or self.cancel_requested:
+            self.fail(asyncio.CancelledError())
+        else:
+            self._owner.take(self)
 
     async def perform(self) -> None:
         """In the owner task: do it, and let the caller go on."""
@@ -53,8 +56,7 @@ class _Step(BlockingCall[_T]):
         except BaseException as exc:
             self.error = user_traceback(exc)
             self._owner.failed(exc)
-        if not self.settled:  # as it is where the loop has failed
-            self.settle()
+        self.settle()
         del self  # see `RunCall._drive`
 
     def cancel_on_loop(self) -> None:
@@ -209,7 +211,6 @@ def _uncancel() -> None:
 
 def _take(owner: _Owner, operation: Callable[[], Awaitable[_T]], what: str) -> _T:
     """Have *owner* do *operation*, wait, and return or raise the outcome."""
-    owner.loop_thread.refuse_on_loop(what)
     step = _Step(owner, operation)
     try:
         owner.loop_thread.block(step, what, None)

@@ -327,9 +327,7 @@ class AsyncLoopExecutor(Executor):
         """
         if type(coro) is not CoroutineType:
             _check_coroutine(coro)
-        loop_thread = self._loop_thread
         try:
-            loop_thread.refuse_on_loop("run()")
             if timeout is not None:
                 timeout = _seconds(timeout)
             if context is not None:
@@ -337,9 +335,9 @@ class AsyncLoopExecutor(Executor):
         except BaseException:
             coro.close()
             raise
-        call = RunCall(loop_thread, coro, context)
+        call = RunCall(self._loop_thread, coro, context)
         try:
-            loop_thread.block(call, "run()", timeout)
+            self._loop_thread.block(call, "run()", timeout)
             error, call.error = call.error, None
             if error is not None:
                 raise error

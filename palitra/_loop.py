@@ -337,6 +337,7 @@ class LoopThread:
         caller; a second interruption leaves the call to the loop.
         """
         try:
+            self.refuse_on_loop(what)
             self.accept(call, call.start)
             if wait_for(call.done, timeout):
                 return
@@ -649,16 +650,7 @@ class BlockingCall(Generic[_T]):
         self.error: BaseException | None = None
 
     def start(self) -> None:
-        """On the loop: begin, unless that has become pointless."""
-        if self.cancel_requested:
-            self.fail(asyncio.CancelledError())
-        try:
-            if not self.settled:
-                self.begin()
-        finally:
-            del self  # see `RunCall._drive`
-
-    def begin(self) -> None:
+        """On the loop: begin, unless cancelled before."""
         raise NotImplementedError
 
     def cancel_on_loop(self) -> None:
@@ -676,13 +668,14 @@ class BlockingCall(Generic[_T]):
         return ""
 
     def settle(self) -> None:
-        """On the loop: let the caller go on, with `error` or `result`, one of which is set.
+        """On the loop: let the caller go on, once, with `error` or `result`, which is set.
 
         Once he does, no frame here may hold either, or it would outlive what he does with it.
         """
-        self.settled = True
-        self._loop_thread.finished(self)
-        self.done.release()
+        if not self.settled:
+            self.settled = True
+            self._loop_thread.finished(self)
+            self.done.release()
 
     def fail(self, error: BaseException) -> bool:
         if not self.settled:
@@ -727,7 +720,10 @@ class RunCall(BlockingCall[_T]):
         self._begun = False
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
+        if self.settled or self.cancel_requested:
+            self.fail(asyncio.CancelledError())
+            return
         drive = self._drive()
         try:
             task = self._loop_thread.create_task(drive, self._context)
@@ -754,14 +750,10 @@ class RunCall(BlockingCall[_T]):
         self._task = None
         if self._shares_context:
             # The caller may enter the context as soon as he goes on: not before this task left it.
-            self._loop_thread.post(self._settle_once)
+            self._loop_thread.post(self.settle)
         else:
-            self._settle_once()
-        del self
-
-    def _settle_once(self) -> None:
-        if not self.settled:
             self.settle()
+        del self
 
     def _task_ended(self, _: object) -> None:
         """A task that was cancelled before its first step never came to run `_drive`."""
