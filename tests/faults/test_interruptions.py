@@ -48,9 +48,10 @@ def interrupt_each(work, handler, times=1):
 def interrupt_at(work, handler, first, times):
     position = -1
     left = times
+    busy = False
 
     def trace(frame, event, arg):
-        if not frame.f_code.co_filename.startswith(FOLDERS):
+        if busy or not frame.f_code.co_filename.startswith(FOLDERS):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
@@ -59,8 +60,8 @@ def interrupt_at(work, handler, first, times):
         last = None
 
         def trace_frame(frame, event, arg):
-            nonlocal position, left, last
-            if event == "opcode":
+            nonlocal position, left, last, busy
+            if event == "opcode" and not busy:
                 now = frame.f_lasti
                 checked = last in checks and blocks_of(code, last) == blocks_of(code, now)
                 last = now
@@ -68,12 +69,11 @@ def interrupt_at(work, handler, first, times):
                     position += 1
                     if first is not None and position >= first:
                         left -= 1
-                        sys.settrace(None)
+                        busy = True
                         try:
                             handler()
                         finally:
-                            if left:
-                                sys.settrace(trace)
+                            busy = False
             return trace_frame
 
         return trace_frame
