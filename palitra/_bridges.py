@@ -119,7 +119,10 @@ class _Owner:
     async def _work(self) -> None:
         while self._steps or not self.over:
             if self._steps:
-                self._current = step = self._steps.popleft()
+                step = self._steps.popleft()
+                if step.settled:
+                    continue  # cancelled meanwhile
+                self._current = step
                 self._prepare(step)
                 await step.perform()
                 self._current = None
@@ -157,7 +160,8 @@ class _Owner:
             await self._idle
         except asyncio.CancelledError:
             self._cancelled_idle = True
-            self._closing = self.loop_thread.done  # the end of the loop cancels what is left
+            if self.loop_thread.done:
+                self._closing = True  # the end of the loop cancels what is left
         finally:
             self._idle = None
 
@@ -256,13 +260,18 @@ class _IterationOwner(_Owner):
         super().__init__(loop_thread, f"the iterator over {name_of(source)}")
         self._source = source
         self._iterator: Any = None
-        self.next: Callable[[], Awaitable[Any]] = self._first
+        self._anext: Callable[[], Awaitable[Any]] | None = None  # of the iterator, once it is there
+
+    @property
+    def next(self) -> Callable[[], Awaitable[Any]]:
+        """As a step: the next item."""
+        return self._anext or self._first
 
     async def _begin(self) -> None:
         if self._iterator is None:
             source, self._source = self._source, None
             self._iterator = aiter(await _build(source, "__aiter__", "an async iterable"))
-            self.next = self._iterator.__anext__
+            self._anext = self._iterator.__anext__
 
     async def _first(self) -> Any:
         await self._begin()
@@ -468,7 +477,10 @@ class _PrefetchOwner(_IterationOwner):
     def take(self, step: _Step[Any]) -> None:
         if step.operation == self.close:
             self._interrupt()
-        _Owner.take(self, step)
+        super().take(step)
+
+    def _prepare(self, step: _Step[Any]) -> None:
+        pass  # `_fetch` tells the iterator of a cancellation, after what is in the buffer
 
     def drop(self) -> None:
         super().drop()
