@@ -668,7 +668,7 @@ class TestStorms:
                     assert executor.submit(double, 1).result() == 2
                 assert palitra.run(double(2)) == 4
 
-            storm(handle, work)
+            storm(handle, work, signals=200)
             say("no hang")
             """,
         ) == ["no hang"]
