@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -121,19 +122,27 @@ def test_blocking_on_its_loop_is_a_deadlock() -> None:
         palitra.run(blocks())
 
 
-def test_many_threads_first_use_makes_one_executor() -> None:
-    for _ in range(20):
-        together = threading.Barrier(16)
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Threads change places at nearly every step."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
-        def first_use(together: Any = together) -> Any:
-            together.wait(PATIENCE)
-            return palitra.run(this_loop()), palitra.get_executor()
 
-        with ThreadPoolExecutor(16) as pool:
-            seen = {use.result(PATIENCE) for use in [pool.submit(first_use) for _ in range(16)]}
+def test_many_threads_first_use_makes_one_executor(switching: None) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(100):
+            together = threading.Barrier(8)
 
-        assert len(seen) == 1
-        palitra.shutdown()
+            def first_use(together: Any = together) -> Any:
+                together.wait(PATIENCE)
+                return palitra.get_executor(), palitra.run(this_loop())
+
+            uses = [pool.submit(first_use) for _ in range(8)]
+            assert len({use.result(PATIENCE) for use in uses}) == 1
+            palitra.shutdown()
 
 
 def test_the_next_use_after_shutdown_makes_a_new_executor() -> None:

@@ -326,6 +326,34 @@ def test_a_call_with_wrong_arguments_gives_its_place_away(single: AsyncLoopExecu
     assert single.submit(value_of, 7).result(PATIENCE) == 7
 
 
+def test_a_task_factory_that_fails_gives_the_place_away(single: AsyncLoopExecutor) -> None:
+    loop = single.get_loop()
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("no task today")
+
+    async def set_factory() -> None:
+        loop.set_task_factory(fails)
+
+    single.run(set_factory())
+    try:
+        for coro in [value_of(1) for _ in range(3)]:
+            with pytest.raises(ValueError, match="no task today"):
+                single.submit(coro).result(PATIENCE)
+            assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+            with pytest.raises(ValueError, match="no task today"):
+                single.submit(value_of, 1).result(PATIENCE)
+            with pytest.raises(ValueError, match="no task today"):
+                single.run(value_of(1))
+    finally:
+        reset = Gate()
+        loop.call_soon_threadsafe(loop.set_task_factory, None)
+        loop.call_soon_threadsafe(reset.open)
+        reset.wait()
+
+    assert single.submit(value_of, 7).result(PATIENCE) == 7
+
+
 # Separate bounds
 
 
