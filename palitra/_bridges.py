@@ -46,8 +46,11 @@ class _Step(BlockingCall[_T]):
     def start(self) -> None:
         if self.settled or self.cancel_requested:
             self.fail(asyncio.CancelledError())
-        else:
+            return
+        try:
             self._owner.take(self)
+        except BaseException as exc:
+            self.fail(exc)
 
     async def perform(self) -> None:
         """In the owner task: do it, and let the caller go on."""
@@ -93,9 +96,15 @@ class _Owner:
             self._too_late(step)
         elif self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self.loop_thread.exits[self.leave] = None
+            self.loop_thread.add_exit(self.leave)
             self._steps.append(step)
-            self._task = self.loop_thread.create_task(self._work(), self._context)
+            work = self._work()
+            try:
+                self._task = self.loop_thread.create_task(work, self._context)
+            except BaseException:
+                work.close()
+                self._finish()
+                raise
             self._task.add_done_callback(self._ended)
         elif self._loop is not asyncio.get_running_loop():
             step.fail(
@@ -246,8 +255,9 @@ class _Face:
             self._free.release()
 
     def __del__(self) -> None:
-        if self._owner.started and not self._owner.over:
-            self._owner.loop_thread.post(self._owner.drop)
+        owner = self.__dict__.get("_owner")
+        if owner is not None and owner.started and not owner.over:
+            owner.loop_thread.post(owner.drop)
 
 
 # -- iterables --------------------------------------------------------------------------------
@@ -347,12 +357,16 @@ class SyncIterator(_Face, Iterator[_T_co]):
             DeadlockError: The caller is on the loop's own thread.
             RuntimeError: The executor is shut down, or another thread is using the iterator.
         """
+        self._check_open()
         return self._item(self._owner.next, "next()")
+
+    def _check_open(self) -> None:
+        if self._owner.over:
+            end = self._owner.end()
+            raise StopIteration if isinstance(end, StopAsyncIteration) else end
 
     def _item(self, operation: Callable[[], Awaitable[Any]], what: str) -> _T_co:
         try:
-            if self._owner.over:
-                raise self._owner.end()
             item: _T_co = self._step(operation, what)
         except StopAsyncIteration:
             pass
@@ -369,9 +383,11 @@ class SyncIterator(_Face, Iterator[_T_co]):
             RuntimeError: Another thread is using the iterator.
         """
         owner = self._owner
-        if owner.started and not owner.over:
+        if not owner.started:
+            owner.over = True
+        elif not owner.over and owner.loop_thread.usable:
             self._step(owner.close, "close()")
-        owner.over = True
+        # Otherwise it is closed, or the shutdown does that.
 
     def __enter__(self) -> Self:
         return self
@@ -393,6 +409,7 @@ class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
 
     def send(self, value: _SendT_contra, /) -> _T_co:
         """Resume the async generator with *value*; return or raise as `next` does."""
+        self._check_open()
         return self._item(functools.partial(self._owner.send, value), "send()")
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> _T_co:
@@ -453,6 +470,7 @@ class _PrefetchOwner(_IterationOwner):
     async def _fetch(self) -> None:
         """Put the next item, or the error that ends the iteration, into the buffer."""
         self._fetching = True
+        error: BaseException | None = None
         try:
             if self._cancelled_idle:
                 self._cancelled_idle = False
@@ -460,11 +478,14 @@ class _PrefetchOwner(_IterationOwner):
             else:
                 item = await self.next()
         except BaseException as exc:
-            self.failed(exc)
-            item = _Error(user_traceback(exc))
+            error = user_traceback(exc)
+            item = _Error(exc)
         self._fetching = False
         if not self._closing:
             self.buffer.append(item)
+        if error is not None:
+            self.failed(error)
+        del item, error  # a traceback may hold this frame
 
     async def take_item(self) -> Any:
         """As a step: the next item, once it is there."""
@@ -514,9 +535,12 @@ class _PrefetchIterator(SyncIterator[_T_co]):
 
     def __next__(self) -> _T_co:
         owner = self._owner
+        over = owner.over  # before the look into the buffer, which is filled first
         try:
             item = owner.buffer.popleft()
         except IndexError:
+            if over:
+                self._check_open()
             item = self._item(owner.take_item, "next()")
         if owner.paused and owner.has_room:
             owner.paused = False
@@ -636,8 +660,8 @@ class _SyncContext(_Face, AbstractContextManager[_T_co, bool]):
     ) -> bool:
         if not self._owner.started:
             raise RuntimeError(f"{self._owner.name} has not been entered")
-        if self._owner.over:
-            return False  # left by a shutdown
+        if self._owner.over or not self._owner.loop_thread.usable:
+            return False  # the shutdown leaves the context, or has
         return self._step(functools.partial(self._owner.exit, exc_val), "leaving a context")
 
 
@@ -698,18 +722,19 @@ class _Synchronous(Generic[_P]):
         return type(self)(bound, self._get_executor, self._remake)
 
     def __repr__(self) -> str:
-        return f"<synchronous {name_of(self)} at {id(self):#x}>"
+        return f"<synchronous {name_of(self.__wrapped__)} at {id(self):#x}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # A method is found on its object, a decorated function under its own name; otherwise the
         # function is, and is made synchronous again.
         if isinstance(self.__wrapped__, MethodType):
             return getattr, (self.__wrapped__.__self__, self.__wrapped__.__name__)
+        qualname: str = getattr(self, "__qualname__", "")
         found: Any = sys.modules.get(self.__module__)
-        for name in self.__qualname__.split("."):
+        for name in qualname.split("."):
             found = getattr(found, name, None)
         if found is self:
-            return str(self.__qualname__)
+            return qualname
         if self._remake is None:
             raise TypeError(
                 f"{self!r} cannot be pickled, because its executor cannot: use palitra.sync, or "

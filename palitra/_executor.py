@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from inspect import CO_COROUTINE
 from types import CoroutineType, FunctionType
-from typing import Any, NoReturn, ParamSpec, TypeGuard, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeGuard, TypeVar, cast
 
 from palitra import _bridges
 from palitra._future import LoopFuture
@@ -175,8 +175,8 @@ class AsyncLoopExecutor(Executor):
             kind = _Kind.CALL
         else:
             kind = _kind(fn)
-        if isinstance(fn, Coroutine) and (args or kwargs):
-            fn.close()
+        if kind is _Kind.AWAIT and (args or kwargs):
+            cast("Coroutine[Any, Any, Any]", fn).close()
             raise TypeError("a coroutine takes no arguments: pass the function and its arguments")
         future: LoopFuture[Any]
         if kind is _Kind.AWAIT:
@@ -261,7 +261,8 @@ class AsyncLoopExecutor(Executor):
         Args:
             wait: Whether to return only when all that is done and the threads have ended.
             cancel_futures: Whether to cancel what is unfinished: coroutines in flight too, of `run`
-                and `gather` as well. What runs in a worker thread cannot be cancelled.
+                and `gather` as well. What runs in a worker thread cannot be cancelled, nor an
+                awaitable that it then returns.
 
         Raises:
             DeadlockError: *wait* is true, and the caller is on one of the executor's own threads;
@@ -298,7 +299,8 @@ class AsyncLoopExecutor(Executor):
             timeout: Seconds after which it is cancelled; None: never. It then has a second for its
                 clean-up; if that is not enough, or the loop is blocked, the exception carries a
                 note that says where the loop's thread stands.
-            context: The context to run in; None: a copy of the caller's.
+            context: The context to run in, which nobody else may enter meanwhile; None: a copy of
+                the caller's.
 
         Returns:
             The coroutine's result.
@@ -603,11 +605,11 @@ class AsyncLoopExecutor(Executor):
             await asyncio.get_running_loop().create_task(call(), context=context)
 
         async def push() -> None:
-            self._loop_thread.exits[leave] = None
+            self._loop_thread.add_exit(leave)
 
         leave.__qualname__ = name_of(fn)
         if self._loop_thread.on_loop():
-            self._loop_thread.exits[leave] = None
+            self._loop_thread.add_exit(leave)
         else:
             self.run(push())
         return fn

@@ -1,15 +1,15 @@
 """LoopFuture: a standard future whose state and cancellation tell the truth about a call.
 
 The state of the call is the state of the future (`concurrent.futures.Future` has all that are
-needed), guarded by the future's own condition. It changes in `_change` only:
+needed), guarded by the future's own condition. It changes in `_begin` and `_change` only:
 
     PENDING -> RUNNING                           by the loop or a worker thread, which then runs it
     PENDING -> CANCELLED_AND_NOTIFIED            by `cancel`
     RUNNING -> FINISHED, CANCELLED_AND_NOTIFIED  by whoever runs it
     PENDING, RUNNING -> FINISHED                 by `fail`, where the loop has died
 
-`_change` looks at the state and changes it while the condition is held, so exactly one of a
-`cancel` and the start of a call wins, and whoever settles a call does so alone.
+Whoever pops the claim starts the call or cancels it, so exactly one of the two happens. `_change`
+looks at the state and changes it while the condition is held, so a call is settled once.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import contextvars
 import functools
 import inspect
 import threading
-from _thread import LockType, allocate_lock
+from _thread import LockType
 from collections.abc import Callable, Coroutine
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from palitra._loop import LoopThread, name_of, user_traceback, wait_for
+from palitra._loop import LoopThread, name_of, user_traceback
+from palitra._waiting import locked, wait_for
 
 if TYPE_CHECKING:
     from typing_extensions import disjoint_base
@@ -55,12 +56,13 @@ class _FutureCondition(_Condition):
     __slots__ = ("loop_thread", "waiters")
 
     loop_thread: LoopThread
-    waiters: tuple[LockType, ...]
+    waiters: tuple[LockType, ...] | None  # None: there is nothing to wait for any more
 
     def wait(self, timeout: float | None = None) -> bool:
         self.loop_thread.refuse_on_loop("waiting for a future")
-        waiter = allocate_lock()
-        waiter.acquire()
+        if self.waiters is None:
+            return True  # a signal handler came since the caller looked
+        waiter = locked()
         self.waiters += (waiter,)
         saved = None
         try:
@@ -71,11 +73,13 @@ class _FutureCondition(_Condition):
                 self._acquire_restore(saved)
             elif not self._is_owned():  # Ctrl-C came between the release and the assignment
                 self.acquire()
+            if self.waiters is not None:
+                self.waiters = tuple(other for other in self.waiters if other is not waiter)
 
     def notify_all(self) -> None:
-        for waiter in self.waiters:
+        waiters, self.waiters = self.waiters, None
+        for waiter in waiters or ():
             waiter.release()
-        self.waiters = ()
 
 
 class LoopFuture(concurrent.futures.Future[_T]):
@@ -96,6 +100,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         self._kwargs = kwargs
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[None] | None = None
+        self._claims = [True]  # the one permission to start the call, or to cancel it before
         self._begun = False  # whether `_drive` has
         self._in_slot = False  # whether it counts among the calls in flight
         # Whether a worker thread has it: then it cannot be cancelled, and is certain to settle.
@@ -121,8 +126,21 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
     # -- state --------------------------------------------------------------------------------
 
+    def _begin(self) -> bool:
+        """Change from PENDING to RUNNING; False where the call was cancelled before.
+
+        Whoever pops the claim may change the state, and nobody waits for this change. So it does
+        without the condition, which somebody may hold who in turn waits for the loop.
+        """
+        try:
+            self._claims.pop()
+        except IndexError:
+            return False
+        self._state = RUNNING
+        return True
+
     def _change(self, state: str, *only_from: str) -> bool:
-        """Holding the condition: change to *state*, and tell who waits if it is a final one.
+        """Holding the condition: change to the final *state*, and tell who waits.
 
         `_result` or `_exception` is set before. Once those who wait go on, no frame here may hold
         either, or it would outlive what they do with it.
@@ -130,8 +148,6 @@ class LoopFuture(concurrent.futures.Future[_T]):
         if self._state not in only_from:
             return False
         self._state = state
-        if state == RUNNING:
-            return True
         for waiter in self._waiters:
             if state != FINISHED:
                 waiter.add_cancelled(self)
@@ -179,10 +195,18 @@ class LoopFuture(concurrent.futures.Future[_T]):
             True if the call is cancelled or its cancellation requested; False if it is finished, or
             runs in a worker thread, where nothing can cancel it.
         """
-        if self._settle(CANCELLED_AND_NOTIFIED, PENDING):
-            self._release()
-            return True
-        if self._state == RUNNING and not self._in_worker:
+        try:
+            self._claims.pop()
+            if self._settle(CANCELLED_AND_NOTIFIED, PENDING):
+                self._release()
+                return True
+        except IndexError:
+            pass  # it has started, or been cancelled before
+        except BaseException:
+            if not self._claims:  # Ctrl-C, and nobody else can cancel or start it now
+                self._settle(CANCELLED_AND_NOTIFIED, PENDING)
+            raise
+        if self._state in (PENDING, RUNNING) and not self._in_worker:
             self._loop_thread.post(self._cancel_on_loop)
             return True
         return self.cancelled()
@@ -192,11 +216,19 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
         Returns False where another thread holds the condition: try again.
         """
-        if self._in_worker or self._state not in (PENDING, RUNNING):
+        unstarted = self._state == PENDING
+        if unstarted:
+            try:
+                self._claims.pop()
+            except IndexError:
+                return True  # somebody else is about to start or to cancel it
+        elif self._in_worker or self._state != RUNNING:
             return True
         self._exception = error
         changed = self._change_on_loop(FINISHED, PENDING, RUNNING)
         if changed is None:
+            if unstarted:
+                self._claims.append(True)
             return False
         if changed:
             self._release()
@@ -221,13 +253,14 @@ class LoopFuture(concurrent.futures.Future[_T]):
         if self._state in (PENDING, RUNNING):
             condition = self._condition
             self._prepare()
+            self._claims.clear()
             self._target = self._task = None
             self._state, self._exception = FINISHED, error
             condition.notify_all()
 
     def describe(self) -> str:
-        """The name of what is called."""
-        return name_of(self._target)
+        """The name of what is called, as long as it is."""
+        return "a call that ends" if self._target is None else name_of(self._target)
 
     # -- on the loop --------------------------------------------------------------------------
 
@@ -242,17 +275,15 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
     def _start_task(self) -> None:
         self._in_slot = True
-        begun = self._change_on_loop(RUNNING, PENDING)
-        if begun is None:
-            self._loop_thread.post(self._start_task)
-            return
-        if self._state != RUNNING:
+        if self._state != RUNNING and not self._begin():
             self._end()  # cancelled before it began
             return
         drive = self._drive()
         try:
             task = self._loop_thread.create_task(drive, self._context)
         except BaseException as exc:
+            if self._begun:
+                raise  # by a done-callback, after the end of the call
             drive.close()
             self._exception = user_traceback(exc)
             self._release()
@@ -324,18 +355,18 @@ class LoopFuture(concurrent.futures.Future[_T]):
     def run_in_worker(self) -> None:
         """In a worker thread: call, and leave what is to be awaited to the loop."""
         self._in_worker = True
-        with self._condition:
-            begun = self._change(RUNNING, PENDING)
-        if not begun:
+        if not self._begin():
             return
         try:
             self._result = self._context.run(
                 self._target, *(self._args or ()), **(self._kwargs or {})
             )
+            awaitable = inspect.isawaitable(self._result)  # asks the result, which may raise
         except BaseException as exc:
             self._exception = user_traceback(exc)
+            awaitable = False
         self._args = self._kwargs = None
-        if self._exception is None and inspect.isawaitable(self._result):
+        if awaitable:
             self._target, self._result = self._result, None
             self._in_worker = False
             self._loop_thread.post(self.start)

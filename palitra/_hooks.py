@@ -24,7 +24,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+_T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
 PATIENCE = 5.0  # seconds of waiting at exit before a log line says what for
@@ -53,8 +55,9 @@ class _Process:
     """This process's hooks and the objects that they look after."""
 
     def __init__(self) -> None:
-        self.loop_threads: weakref.WeakSet[Watched] = weakref.WeakSet()
-        self.others: weakref.WeakSet[Forked] = weakref.WeakSet()
+        # By id. Not in WeakSets: one cannot be listed while another thread adds to it.
+        self.loop_threads: weakref.WeakValueDictionary[int, Watched] = weakref.WeakValueDictionary()
+        self.others: weakref.WeakValueDictionary[int, Forked] = weakref.WeakValueDictionary()
         self.fork_hook = False
         self.thread_hook = False
         self.atexit_hook = False
@@ -70,8 +73,8 @@ def watch(loop_thread: Watched) -> bool:
     Thread-safe without a lock: registering a hook twice is harmless, because each hook does
     nothing the second time.
     """
-    if _process.exiting:
-        return False
+    # First, so that an exit that comes meanwhile sees it, or is seen below.
+    _process.loop_threads[id(loop_thread)] = loop_thread
     _register_fork_hook()
     if not _process.thread_hook:
         try:
@@ -86,14 +89,17 @@ def watch(loop_thread: Watched) -> bool:
         _process.atexit_hook = True
         atexit.unregister(_at_exit)  # a forked child inherits the parent's registration, or not
         atexit.register(_at_exit)
-    _process.loop_threads.add(loop_thread)
-    return True
+    return not _process.exiting
 
 
 def restart_after_fork(other: Forked) -> None:
     """Call ``other.after_fork_in_child()`` in each forked child, as long as *other* lives."""
     _register_fork_hook()
-    _process.others.add(other)
+    _process.others[id(other)] = other
+
+
+def _living(objects: weakref.WeakValueDictionary[int, _T]) -> list[_T]:
+    return [living for ref in objects.valuerefs() if (living := ref()) is not None]
 
 
 def _register_fork_hook() -> None:
@@ -108,7 +114,7 @@ def _forked() -> None:
     # registered again there; a fork from inside an exit does not make the child exit.
     _process.atexit_hook = False
     _process.exiting = False
-    for other in (*_process.others, *_process.loop_threads):
+    for other in (*_living(_process.others), *_living(_process.loop_threads)):
         try:
             other.after_fork_in_child()
         except Exception:
@@ -117,7 +123,7 @@ def _forked() -> None:
 
 def _main_thread_ends() -> None:
     """Finish the calls in flight, not those that other threads still make afterwards."""
-    loop_threads = list(_process.loop_threads)
+    loop_threads = _living(_process.loop_threads)
     _wait(loop_threads, [lt.wait_for_calls for lt in loop_threads])
     if _atexit_is_skipped():
         _at_exit()
@@ -140,7 +146,7 @@ def _at_exit() -> None:
     _process.exiting = True
     if sys.is_finalizing():
         return  # a subinterpreter that outlives the main one: its threads no longer run
-    _finish(list(_process.loop_threads))
+    _finish(_living(_process.loop_threads))
 
 
 def _finish(loop_threads: list[Watched]) -> None:
@@ -152,8 +158,9 @@ def _finish(loop_threads: list[Watched]) -> None:
 def _wait(loop_threads: list[Watched], waits: list[Callable[[float | None], bool]]) -> None:
     """Wait, one after another; a log line after a while, and Ctrl-C cancels what is waited for.
 
-    A second Ctrl-C ends the waiting. Neither is raised: an exception here would only be printed
-    by the interpreter, which is ending anyway, and would keep the other hooks from running.
+    A second Ctrl-C ends the waiting. Neither is raised, nor what other signal handlers raise: an
+    exception here would only be printed by the interpreter, which is ending anyway, and would keep
+    the other hooks from running.
     """
     deadline = time.monotonic() + PATIENCE
     logged = cancelled = False
@@ -165,7 +172,7 @@ def _wait(loop_threads: list[Watched], waits: list[Callable[[float | None], bool
                 logged = True
                 names = ", ".join(filter(None, (lt.waited_for() for lt in loop_threads)))
                 LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
-        except KeyboardInterrupt:
+        except BaseException:
             if cancelled:
                 return
             cancelled = True

@@ -12,7 +12,7 @@ Assumes
     two threads each write one variable and then read the other's, at least one sees what the other
     wrote.
 
-How the hand-off loses nothing: three pairs, each of which writes first and looks second
+How the hand-off loses nothing: two pairs, each of which writes first and looks second
 
     accept    adds the call to `_calls`, then looks at `_state`
     the end   changes `_state`, then looks at `_calls`
@@ -24,12 +24,8 @@ How the hand-off loses nothing: three pairs, each of which writes first and look
         Either the poster wakes the loop or the drain sees the item. Between the two, nobody else
         pays for waking a loop that is awake: one wake-up per burst.
 
-    start     adds its lock to `_starters`, then looks at `_state`, and waits if it is NEW
-    _main     changes `_state`, then releases each of `_starters`
-        Either the starter does not wait or it is released.
-
-Nothing here holds a lock while something else can happen, and a caller that waits does so on a bare
-lock of its own. So nobody waits for a lock that is held by the code he interrupted.
+Nothing here holds a lock while something else can happen, and who waits does so on a lock of his
+own (see `_waiting`). So nobody waits for a lock that is held by the code he interrupted.
 """
 
 from __future__ import annotations
@@ -45,13 +41,14 @@ import socket
 import sys
 import threading
 import time
-from _thread import LockType, allocate_lock, get_ident
+from _thread import get_ident
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 from palitra import _hooks
+from palitra._waiting import Moment, locked, wait_for
 from palitra._workers import WorkerThreads, make_thread, run_initializer
 
 _T = TypeVar("_T")
@@ -62,9 +59,6 @@ _BATCH = 100  # callbacks that a drain runs before the loop's others have their 
 _GRACE = 1.0  # seconds that a timed-out call has for its clean-up
 _NAMED = 10  # calls that a log line names
 _PAUSE = 0.001  # seconds before trying again to settle a future that another thread looks at
-# Seconds between looks for a Ctrl-C: it does not end the wait for a lock where it comes just before
-# the wait begins; on Windows, never.
-_SLICE = 0.1 if sys.platform == "win32" else 1.0
 
 
 class DeadlockError(RuntimeError):
@@ -95,6 +89,7 @@ class State(enum.Enum):
     BROKEN = "broken"
 
 
+_current = threading.local()  # `loop_thread`, on a loop's thread
 _USABLE = (State.NEW, State.RUNNING)
 
 
@@ -145,7 +140,8 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         # The one permission to run the loop: the thread that popped it has it.
         self._claims = [True]
-        self._starters: list[LockType] = []
+        self._started = Moment()  # when `_state` is no longer NEW
+        self._stopped = Moment()  # the last thing that the thread says
         self._calls: dict[Call, None] = {}  # in the order of their acceptance
         self._inbox: deque[Callable[[], object]] = deque()
         self._awake = False
@@ -158,7 +154,7 @@ class LoopThread:
         self._done = False  # the loop has nothing left to do but its clean-up
         self._ended = False  # and that is done
         self._winding_down: asyncio.Task[None] | None = None
-        # On the loop: what to await before the loop ends, last in first out.
+        # On the loop: see `add_exit`.
         self.exits: dict[Callable[[], Awaitable[object]], None] = {}
         self.slots = None if self._max_workers is None else Slots(self._max_workers)
         self.workers = WorkerThreads(self._max_threads, self._name_prefix, self._initialize)
@@ -252,7 +248,7 @@ class LoopThread:
     def finished(self, call: Call) -> None:
         """Let go of *call*: it is settled, and its callbacks have run."""
         self._calls.pop(call, None)
-        if self._state is not State.RUNNING and not self._calls:
+        if self._state is not State.RUNNING and not self._calls and self._wake_up is not None:
             self.post(self._wind_down)
         if self._exit_watch is not None:
             self._exit_watch.discard(call)
@@ -275,13 +271,12 @@ class LoopThread:
         self._awake = True
         try:
             wake_up()
-        except BaseException as exc:
-            # Ctrl-C can arrive anywhere in there. Claiming a wake-up that was not sent would hang
-            # all later callers; sending one too many costs nothing.
-            self._awake = False
-            if not isinstance(exc, OSError | RuntimeError):
-                raise
-            # Somebody closed the loop, and its thread settles the calls.
+        except (OSError, RuntimeError):
+            self._awake = False  # somebody closed the loop, and its thread settles the calls
+        except BaseException:
+            # Ctrl-C, before or after it was sent. Others rely on it, and one too many does no harm.
+            wake_up()
+            raise
         finally:
             if outermost:
                 self._waking.discard(ident)
@@ -385,16 +380,12 @@ class LoopThread:
         """Return the running loop, started if need be; raise where no call is accepted."""
         while self._state is State.NEW:
             self.refuse_on_loop("a call from the initializer")
-            starter = allocate_lock()
-            starter.acquire()
-            self._starters.append(starter)
             if self._claims:
                 # Several callers can come here at once; a thread that gets no claim just ends.
                 if not _hooks.watch(self):
                     raise RuntimeError("cannot schedule new futures after interpreter shutdown")
                 make_thread(self._main, name=f"{self._name_prefix}_loop").start()
-            if self._state is State.NEW:
-                wait_for(starter, None)
+            self._started.wait()
         loop = self._loop
         if self._state is not State.RUNNING or loop is None:
             raise self._refusal()
@@ -408,6 +399,7 @@ class LoopThread:
             return
         self._thread = threading.current_thread()
         self._ident = get_ident()
+        _current.loop_thread = self
         runner = asyncio.Runner(debug=self._debug, loop_factory=self._loop_factory)
         try:
             loop = runner.get_loop()
@@ -415,7 +407,7 @@ class LoopThread:
             run_initializer(self._initialize)
             self._open_doorbell(loop)
             self._run()
-            self._release_starters()
+            self._started.happen()
             if self._state is not State.RUNNING:
                 self.post(self._wind_down)  # it was shut down meanwhile
             while not self._done:
@@ -431,10 +423,6 @@ class LoopThread:
         self._close(runner)
         del self  # the failure holds frames of the initializer, and they hold this one
 
-    def _release_starters(self) -> None:
-        while self._starters:
-            self._starters.pop().release()
-
     # -- end ----------------------------------------------------------------------------------
 
     def shut_down(self) -> None:
@@ -447,8 +435,15 @@ class LoopThread:
 
     def _wind_down_with(self, state: State) -> None:
         self._end_with(state)
-        if self._wake_up is not None:  # otherwise `_main` has yet to look at the state
-            self.post(self._wind_down)
+        try:
+            self._claims.pop()
+        except IndexError:
+            if self._wake_up is not None:  # otherwise `_main` has yet to look at the state
+                self.post(self._wind_down)
+        else:  # there never will be a loop
+            self._ended = True
+            self._started.happen()
+            self._stopped.happen()
 
     def cancel_calls(self) -> None:
         """Cancel every call that can be cancelled."""
@@ -470,12 +465,15 @@ class LoopThread:
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of the loop's thread and of the worker threads; False if in vain."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        # Not by Thread.join alone: before 3.13, a thread seems to have ended where Ctrl-C has ended
+        # a wait for it.
+        for stopped in (self._stopped, *self.workers.threads.values()):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not stopped.wait(left):
+                return False
         for thread in (self._thread, *self.workers.threads):
-            while thread is not None and thread.is_alive():
-                left = _SLICE if deadline is None else deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                thread.join(min(left, _SLICE))
+            if thread is not None:
+                thread.join()
         return True
 
     def is_own_thread(self) -> bool:
@@ -489,7 +487,7 @@ class LoopThread:
             for call in self._exit_watch.snapshot:
                 if call not in self._calls:
                     self._exit_watch.discard(call)  # it finished before the watch was set
-        return self._exit_watch.wait(timeout)
+        return self._exit_watch.none_left.wait(timeout)
 
     def waited_for(self) -> str:
         """The calls in flight, by name, for a log line."""
@@ -508,7 +506,15 @@ class LoopThread:
         """On the loop: once no call is left, leave the entered contexts and stop."""
         over = self._calls or self._done or self._winding_down is not None
         if self._state not in _USABLE and not over:
-            self._winding_down = asyncio.get_running_loop().create_task(self._leave_contexts())
+            # Whatever task factory there is.
+            loop = asyncio.get_running_loop()
+            self._winding_down = asyncio.Task(self._leave_contexts(), loop=loop)
+
+    def add_exit(self, leave: Callable[[], Awaitable[object]]) -> None:
+        """On the loop: await *leave* before the loop ends, before those that were added earlier."""
+        if self._done:
+            raise self._refusal()
+        self.exits[leave] = None
 
     async def _leave_contexts(self) -> None:
         loop = asyncio.get_running_loop()
@@ -535,7 +541,7 @@ class LoopThread:
 
     def _close(self, runner: asyncio.Runner) -> None:
         self._done = True
-        self._release_starters()
+        self._started.happen()
         self._fail_calls()
         loop = self._loop
         if loop is not None and not loop.is_closed():
@@ -550,8 +556,10 @@ class LoopThread:
         self._ended = True
         self._fail_calls()
         self._close_doorbell()
+        self._inbox.clear()
         self._loop = None
         self._ident = None  # another thread may get the same
+        self._stopped.happen()
 
     def _fail_calls(self) -> None:
         calls = list(self._calls)
@@ -571,6 +579,7 @@ class LoopThread:
                 self._loop.stop()
             self._inbox.clear()
             self._close_doorbell()
+        self._started.happen()  # this thread may be a starter, and have forked in a signal handler
         self.workers.abandon()
         self._reset(State.SHUTDOWN if self._state is State.SHUTDOWN else State.NEW)
         for call in calls:
@@ -609,30 +618,19 @@ class Slots:
 
 
 class _ExitWatch:
-    """Waits until the calls that were in flight at one moment are finished."""
+    """The moment when all calls are finished that were in flight at another moment."""
 
     def __init__(self, calls: Iterable[Call]) -> None:
         self.snapshot = list(calls)
         self._left = set(self.snapshot)
-        self._none_left = allocate_lock()
-        self._none_left.acquire()
-        self._release_if_none_left()
+        self.none_left = Moment()
+        if not self._left:
+            self.none_left.happen()
 
     def discard(self, call: Call) -> None:
         self._left.discard(call)
-        self._release_if_none_left()
-
-    def _release_if_none_left(self) -> None:
-        if not self._left and self._none_left.locked():
-            try:
-                self._none_left.release()
-            except RuntimeError:
-                pass  # another thread was faster
-
-    def wait(self, timeout: float | None) -> bool:
         if not self._left:
-            return True
-        return wait_for(self._none_left, timeout)
+            self.none_left.happen()
 
 
 class BlockingCall(Generic[_T]):
@@ -642,8 +640,7 @@ class BlockingCall(Generic[_T]):
 
     def __init__(self, loop_thread: LoopThread) -> None:
         self._loop_thread = loop_thread
-        self.done = allocate_lock()  # locked until the call is settled
-        self.done.acquire()
+        self.done = locked()  # until the call is settled
         self.settled = False
         self.cancel_requested = False
         self.result: _T
@@ -726,6 +723,8 @@ class RunCall(BlockingCall[_T]):
             return
         drive = self._drive()
         try:
+            if self._shares_context:
+                self._context.run(int)  # if it is in use now, no task shall find that out
             task = self._loop_thread.create_task(drive, self._context)
         except BaseException as exc:
             drive.close()
@@ -763,7 +762,7 @@ class RunCall(BlockingCall[_T]):
     def cancel_on_loop(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        else:
+        elif not self._begun:
             self.fail(asyncio.CancelledError())
 
     def close(self) -> None:
@@ -784,12 +783,17 @@ def _checked(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
     return loop
 
 
+def current_loop_thread() -> LoopThread | None:
+    """The loop thread that the caller is on."""
+    return getattr(_current, "loop_thread", None)
+
+
 def name_of(what: object) -> str:
     """A callable's or coroutine's name for people."""
     while isinstance(what, functools.partial):
         what = what.func
     name = getattr(what, "__qualname__", None)
-    return name if isinstance(name, str) else repr(what)
+    return name if isinstance(name, str) else object.__repr__(what)
 
 
 def hint(obj: Any) -> str:
@@ -828,17 +832,3 @@ def _innermost_frame(awaitable: object) -> FrameType | None:
 def _place(frame: FrameType) -> str:
     code = frame.f_code
     return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
-
-
-def wait_for(lock: LockType, timeout: float | None) -> bool:
-    """Acquire *lock*, and hear Ctrl-C meanwhile; False after *timeout* seconds."""
-    if timeout is None:
-        while not lock.acquire(True, _SLICE):
-            pass
-        return True
-    deadline = time.monotonic() + timeout
-    while not lock.acquire(True, max(0.0, min(timeout, _SLICE))):
-        timeout = deadline - time.monotonic()
-        if timeout <= 0:
-            return False
-    return True

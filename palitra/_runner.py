@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from palitra import _default
 from palitra._gather import Gathering
+from palitra._loop import current_loop_thread
 
 _T = TypeVar("_T")
 
@@ -51,13 +52,21 @@ class EventLoopThreadRunner:
 
         Called on the loop, inside a coroutine, it returns an awaitable instead of waiting.
         """
-        executor = _default.get_executor()
-        if not executor._loop_thread.on_loop():
-            return executor.gather(
+        loop_thread = current_loop_thread()
+        if loop_thread is None:
+            return _default.gather(
                 *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
             )
-        gathering = Gathering(executor._loop_thread, coros_or_futures, return_exceptions)
-        return asyncio.ensure_future(asyncio.wait_for(gathering.run(), timeout))
+        gathering = Gathering(loop_thread, coros_or_futures, return_exceptions)
+        gathered = gathering.run()
+
+        def close(_: object) -> None:
+            gathered.close()
+            gathering.close()
+
+        task = asyncio.ensure_future(asyncio.wait_for(gathered, timeout))
+        task.add_done_callback(close)  # where it was cancelled before it began
+        return task
 
     @staticmethod
     def get_loop() -> asyncio.AbstractEventLoop:

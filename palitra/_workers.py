@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from palitra._waiting import Moment
+
 LOGGER = logging.getLogger("palitra")
 
 
@@ -64,7 +66,7 @@ class WorkerThreads:
         self._unstarted = deque(range(max_threads))
         # One item for each thread that waits for a job; a submit that pops it needs no new thread.
         self._idle: deque[None] = deque()
-        self.threads: list[threading.Thread] = []
+        self.threads: dict[threading.Thread, Moment] = {}  # and when each has stopped
         self._abandoned = False
 
     def submit(self, job: Callable[[], None], on_failure: Callable[[BaseException], None]) -> None:
@@ -92,18 +94,25 @@ class WorkerThreads:
         # popped too, because a thread keeps its arguments to its end.
         numbers = [number]
         name = f"{self._name_prefix}_{number}"
-        thread = make_thread(self._work, numbers, [job], on_failure, name=name)
-        self.threads.append(thread)
+        stopped = Moment()
+        thread = make_thread(self._live, stopped, numbers, [job], on_failure, name=name)
+        self.threads[thread] = stopped
         try:
             thread.start()
         except BaseException as exc:
             if numbers:
                 self._unstarted.appendleft(numbers.pop())
-                self.threads.remove(thread)
+                del self.threads[thread]
             if isinstance(exc, RuntimeError) and self.threads:
                 return False  # no more threads can be had: those that exist do the work
             raise
         return True
+
+    def _live(self, stopped: Moment, *args: Any) -> None:
+        try:
+            self._work(*args)
+        finally:
+            stopped.happen()
 
     def _work(
         self,

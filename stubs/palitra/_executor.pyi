@@ -70,6 +70,7 @@ class AsyncLoopExecutor(Executor):
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
     ) -> None: ...
+    def __del__(self) -> None: ...
     @overload
     def submit(
         self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
