@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import enum
 import functools
@@ -275,7 +276,8 @@ class LoopThread:
             self._awake = False  # somebody closed the loop, and its thread settles the calls
         except BaseException:
             # Ctrl-C, before or after it was sent. Others rely on it, and one too many does no harm.
-            wake_up()
+            with contextlib.suppress(OSError, RuntimeError):
+                wake_up()
             raise
         finally:
             if outermost:
