@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from typing import Any
 
 import pytest
@@ -434,3 +434,26 @@ def test_submit_works_on_the_loops_own_thread(executor: AsyncLoopExecutor) -> No
         )
 
     assert executor.run(nested()) == (1, 2)
+
+
+def test_calls_start_in_the_order_of_submission_while_somebody_waits_for_them(
+    executor: AsyncLoopExecutor,
+) -> None:
+    # Whoever waits for many futures holds all their locks at once for a moment.
+    blocked, go = Gate(), Gate()
+    started: list[int] = []
+
+    async def block() -> None:
+        blocked.open()
+        go.wait()
+
+    async def start(number: int) -> None:
+        started.append(number)
+
+    executor.submit(block)
+    blocked.wait()
+    futures = [executor.submit(start, number) for number in range(1_000)]
+    go.open()
+    wait(futures)
+
+    assert started == list(range(1_000))
