@@ -481,9 +481,15 @@ import random
 
 # What is left of a call that Ctrl-C kept from being made.
 warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
-sys.unraisablehook = lambda ignored: (
-    ignored.exc_type is KeyboardInterrupt or sys.__unraisablehook__(ignored)
-)
+
+
+def hide_ctrl_c(ignored):
+    # In a finalizer, say.
+    if ignored.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(ignored)
+
+
+sys.unraisablehook = hide_ctrl_c
 
 
 def storm(handler, work, signals=500):
@@ -503,6 +509,8 @@ def storm(handler, work, signals=500):
             if frame.f_code.co_filename == threading.__file__:
                 # An exception in there can leave a lock held, and a call can find it held.
                 return rearm()
+            if frame.f_code is hide_ctrl_c.__code__:
+                return rearm()  # not the work either
             frame = frame.f_back
         left -= 1
         try:
