@@ -48,5 +48,6 @@ def test_a_long_map_runs_in_flat_memory(quick_loop: dict[str, Any], fn: Any) -> 
 
     count = 2 * BUFFER + CALLS // 4 * 4
     assert total == count * (count - 1) // 2
-    # What a thousand calls take is replaced over and over, and nothing is added.
-    assert max(peaks[1:]) < peaks[0] * 1.2 + 100_000
+    # What the buffer holds is replaced over and over, and nothing is added. How many of its calls
+    # are in flight at a time depends on who gets to run; each takes less than 2 kB.
+    assert max(peaks[1:]) < peaks[0] + BUFFER * 2_000
