@@ -36,8 +36,6 @@ _SendT_contra = TypeVar("_SendT_contra", contravariant=True)
 class _Step(BlockingCall[_T]):
     """One thing for an owner task to do while the caller waits."""
 
-    __slots__ = ("_owner", "operation")
-
     def __init__(self, owner: _Owner, operation: Callable[[], Awaitable[_T]]) -> None:
         super().__init__(owner.loop_thread)
         self._owner = owner

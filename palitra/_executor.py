@@ -185,9 +185,9 @@ class AsyncLoopExecutor(Executor):
             future = LoopFuture(self._loop_thread, fn, args, kwargs)
         try:
             if kind is _Kind.THREAD:
-                self._loop_thread.accept(future, future.run_in_worker, in_worker=True)
+                self._loop_thread.accept(future, future.run_in_worker)
             else:
-                self._loop_thread.accept(future, future.start)
+                self._loop_thread.accept(future)
         except BaseException:
             future.cancel()  # so that nothing is left of a call that was refused or interrupted
             raise

@@ -8,8 +8,11 @@ needed), guarded by the future's own condition. It changes in `_begin` and `_cha
     RUNNING -> FINISHED, CANCELLED_AND_NOTIFIED  by whoever runs it
     PENDING, RUNNING -> FINISHED                 by `fail`, where the loop has died
 
-Whoever pops the claim starts the call or cancels it, so exactly one of the two happens. `_change`
-looks at the state and changes it while the condition is held, so a call is settled once.
+Whoever deletes the claim starts the call or cancels it, so exactly one of the two happens.
+`_change` looks at the state and changes it while the condition is held, so a call is settled once.
+
+A future makes as few objects as it can: in a burst of 100,000, the garbage collector stops the
+loop, and everybody, for as long as it takes to look at all of them.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ else:
     _Condition = type(threading.RLock())
 
 _T = TypeVar("_T")
+
+_EMPTY = contextvars.Context()
 
 
 class _FutureCondition(_Condition):
@@ -82,8 +87,25 @@ class _FutureCondition(_Condition):
             waiter.release()
 
 
+class _ListOnDemand:
+    """A list that is an attribute of a future from the moment that somebody asks for it."""
+
+    def __set_name__(self, owner: type[LoopFuture[Any]], name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: LoopFuture[Any], owner: type[LoopFuture[Any]]) -> list[Any]:
+        future.watched = True
+        # In one step, for a signal handler may ask for it too.
+        watchers: list[Any] = future.__dict__.setdefault(self._name, [])
+        return watchers
+
+
 class LoopFuture(concurrent.futures.Future[_T]):
     """The future of one call: coroutine function, plain callable or coroutine object."""
+
+    # Those who watch: the `wait`s and `as_completed`s that are under way, and the done-callbacks.
+    _waiters = _ListOnDemand()
+    _done_callbacks = _ListOnDemand()
 
     def __init__(
         self,
@@ -98,16 +120,16 @@ class LoopFuture(concurrent.futures.Future[_T]):
         self._target: Any = target
         self._args = args
         self._kwargs = kwargs
-        self._context = contextvars.copy_context()
+        self._context = contextvars.copy_context()  # until the call ends
         self._task: asyncio.Task[None] | None = None
-        self._claims = [True]  # the one permission to start the call, or to cancel it before
+        self._claim = True  # the one permission to start the call, or to cancel it before
         self._begun = False  # whether `_drive` has
         self._in_slot = False  # whether it counts among the calls in flight
         # Whether a worker thread has it: then it cannot be cancelled, and is certain to settle.
         self._in_worker = False
 
     def _prepare(self) -> None:
-        # Not super().__init__(), for the sake of the condition: these six are all that it sets.
+        # Not super().__init__(), which makes a `threading.Condition` and two lists.
         condition = _FutureCondition()
         condition.loop_thread = self._loop_thread
         condition.waiters = ()
@@ -115,8 +137,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         self._state = PENDING
         self._result = None
         self._exception = None
-        self._waiters = []
-        self._done_callbacks: list[Callable[[concurrent.futures.Future[_T]], object]] = []
+        self.watched = False
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -129,12 +150,12 @@ class LoopFuture(concurrent.futures.Future[_T]):
     def _begin(self) -> bool:
         """Change from PENDING to RUNNING; False where the call was cancelled before.
 
-        Whoever pops the claim may change the state, and nobody waits for this change. So it does
+        Whoever deletes the claim may change the state, and nobody waits for this change. So it does
         without the condition, which somebody may hold who in turn waits for the loop.
         """
         try:
-            self._claims.pop()
-        except IndexError:
+            del self._claim
+        except AttributeError:
             return False
         self._state = RUNNING
         return True
@@ -148,13 +169,14 @@ class LoopFuture(concurrent.futures.Future[_T]):
         if self._state not in only_from:
             return False
         self._state = state
-        for waiter in self._waiters:
-            if state != FINISHED:
-                waiter.add_cancelled(self)
-            elif self._exception is not None:
-                waiter.add_exception(self)
-            else:
-                waiter.add_result(self)
+        if self.watched:
+            for waiter in self._waiters:
+                if state != FINISHED:
+                    waiter.add_cancelled(self)
+                elif self._exception is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
         self._condition.notify_all()
         return True
 
@@ -180,7 +202,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
     def _announce(self) -> None:
         try:
-            self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
+            if self.watched:
+                self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
         finally:
             self._loop_thread.finished(self)
 
@@ -196,14 +219,16 @@ class LoopFuture(concurrent.futures.Future[_T]):
             runs in a worker thread, where nothing can cancel it.
         """
         try:
-            self._claims.pop()
-            if self._settle(CANCELLED_AND_NOTIFIED, PENDING):
-                self._release()
-                return True
-        except IndexError:
-            pass  # it has started, or been cancelled before
+            try:
+                del self._claim
+            except AttributeError:
+                pass  # it has started, or been cancelled before
+            else:
+                if self._settle(CANCELLED_AND_NOTIFIED, PENDING):
+                    self._release()
+                    return True
         except BaseException:
-            if not self._claims:  # Ctrl-C, and nobody else can cancel or start it now
+            if not hasattr(self, "_claim"):  # Ctrl-C, and nobody else can cancel or start it now
                 self._settle(CANCELLED_AND_NOTIFIED, PENDING)
             raise
         if self._state in (PENDING, RUNNING) and not self._in_worker:
@@ -219,8 +244,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
         unstarted = self._state == PENDING
         if unstarted:
             try:
-                self._claims.pop()
-            except IndexError:
+                del self._claim
+            except AttributeError:
                 return True  # somebody else is about to start or to cancel it
         elif self._in_worker or self._state != RUNNING:
             return True
@@ -228,7 +253,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         changed = self._change_on_loop(FINISHED, PENDING, RUNNING)
         if changed is None:
             if unstarted:
-                self._claims.append(True)
+                self._claim = True
             return False
         if changed:
             self._release()
@@ -241,6 +266,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         if self._task is None and self._args is None and asyncio.iscoroutine(target):
             target.close()  # or it would be said never to have been awaited
         self._args = self._kwargs = None
+        self._context = _EMPTY
 
     def abandon(self, error: BaseException) -> None:
         """Settle with *error* in a forked child, where a held lock is never released.
@@ -253,7 +279,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         if self._state in (PENDING, RUNNING):
             condition = self._condition
             self._prepare()
-            self._claims.clear()
+            self.__dict__.pop("_claim", None)
             self._target = self._task = None
             self._state, self._exception = FINISHED, error
             condition.notify_all()
@@ -313,6 +339,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
             if self._state == RUNNING:
                 self._exception = user_traceback(exc)
         self._target = self._task = None
+        self._context = _EMPTY
         try:
             self._settle_on_loop(state)
         finally:
@@ -376,6 +403,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
             self._exception = concurrent.futures.BrokenExecutor("the event loop has ended")
             self._release()
         self._target = None
+        self._context = _EMPTY
         try:
             self._settle(FINISHED, RUNNING)
         finally:

@@ -37,8 +37,7 @@ class Gathering:
         self._return_exceptions = return_exceptions
         self._begun = False
         self._over = False  # nothing more is wanted of the futures
-        self._results: dict[int, Any] = {}
-        self._unfinished = len(self._awaitables)
+        self._results: dict[int, Any] = {}  # one for each that has finished
         self._error: BaseException | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
@@ -90,7 +89,7 @@ class Gathering:
                     break
                 if not number % _BATCH:
                     await asyncio.sleep(0)
-            while self._unfinished and self._error is None:
+            while len(self._results) < len(self._awaitables) and self._error is None:
                 await self._wait()
         except asyncio.CancelledError as exc:
             self._error = exc
@@ -131,23 +130,24 @@ class Gathering:
             self._start_task(key, awaitable)
 
     def _start_task(self, key: int, awaitable: Awaitable[Any]) -> None:
-        task = self._loop_thread.create_task(self._child(key, awaitable), None)
+        child = cast("CoroutineType[Any, Any, None]", self._await(key, awaitable))
+        task = self._loop_thread.create_task(child, None)
         if not task.done():
             self._tasks[key] = task
-            if key not in self._results:  # not begun
+            if child.cr_await is None:  # not begun
                 ended = functools.partial(self._task_ended, key, awaitable)
                 task.add_done_callback(ended)
 
-    async def _child(self, key: int, awaitable: Awaitable[Any]) -> None:
-        self._results[key] = None
+    async def _await(self, key: int, awaitable: Awaitable[Any]) -> None:
         try:
             self._results[key] = await awaitable
         except BaseException as exc:
             self._failed(key, exc)
-        self._finished(key)
+        if self._tasks:  # otherwise nobody waits for it
+            self._finished(key)
 
     def _task_ended(self, key: int, awaitable: Awaitable[Any], _: object) -> None:
-        """A task that was cancelled before its first step never came to run `_child`."""
+        """A task that was cancelled before its first step never came to run `_await`."""
         if key in self._tasks:
             if asyncio.iscoroutine(awaitable):
                 awaitable.close()
@@ -172,7 +172,6 @@ class Gathering:
             self._error = exc
 
     def _finished(self, key: int) -> None:
-        self._unfinished -= 1
         self._tasks.pop(key, None)
         waiter = self._waiter
         over = not self._tasks or self._error is not None

@@ -1,7 +1,7 @@
 """What a call costs, counted: figures that no other load of the machine can bend.
 
-The loop's selector is the witness. Each turn of the loop asks it once, and each wake-up is a byte
-that waits in one of the sockets it watches.
+The loop's selector is the witness. Each turn of the loop asks it once, and each wake-up waits in
+one of the descriptors it watches: as one more in an eventfd, or as a byte in a socket.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import selectors
 import sys
 import threading
 from concurrent.futures import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,11 +51,8 @@ class Witness(selectors.DefaultSelector):
             self.asleep.clear()
 
     def wake_ups_waiting(self) -> int:
-        """Bytes that were sent to wake the loop and that it has not read yet."""
-        unread = (
-            fcntl.ioctl(key.fd, termios.FIONREAD, bytes(4)) for key in self.get_map().values()
-        )
-        return sum(int.from_bytes(count, sys.byteorder) for count in unread)
+        """What was sent to wake the loop and that it has not read yet."""
+        return sum(map(unread, self.get_map()))
 
     def turns_of(self, work: Callable[[], object]) -> int:
         """Turns of the loop from one sleep to the next, with *work* in between."""
@@ -63,6 +61,15 @@ class Witness(selectors.DefaultSelector):
         work()
         assert self.asleep.wait(10)
         return self.turns - before
+
+
+def unread(fd: int) -> int:
+    """The count in an eventfd, or the bytes in a socket."""
+    if sys.platform == "linux":
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+            if line.startswith("eventfd-count:"):
+                return int(line.split()[1], base=16)
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 class Held:

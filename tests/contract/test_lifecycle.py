@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import gc
 import logging
+import os
 import threading
 import tracemalloc
 from concurrent.futures import (
@@ -18,7 +19,7 @@ from concurrent.futures import (
 )
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -157,6 +158,29 @@ def test_loop_factory_makes_the_loop() -> None:
 
     with AsyncLoopExecutor(loop_factory=Special) as executor:
         assert type(executor.get_loop()) is Special
+
+
+class WithoutReaders(asyncio.SelectorEventLoop):
+    def add_reader(self, *_: object) -> NoReturn:
+        raise NotImplementedError  # as Windows' proactor loop does
+
+
+@pytest.mark.parametrize("through", ["an eventfd", "a socket", "asyncio"])
+def test_the_loop_is_woken_through_whatever_there_is(
+    through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if through == "a socket":
+        monkeypatch.delattr(os, "eventfd", raising=False)
+    factory = WithoutReaders if through == "asyncio" else None
+    with AsyncLoopExecutor(loop_factory=factory) as executor:
+        assert [executor.run(value_of(x)) for x in range(9)] == [*range(9)]
+        callers = [threading.Thread(target=executor.run, args=(value_of(x),)) for x in range(8)]
+        for caller in callers:
+            caller.start()
+        futures = [executor.submit(value_of, x) for x in range(1000)]
+        assert sum(future.result() for future in futures) == 499_500
+        for caller in callers:
+            caller.join()
 
 
 @pytest.mark.parametrize("debug", [True, False])
