@@ -50,16 +50,6 @@ class _Step(BlockingCall[_T]):
         except BaseException as exc:
             self.fail(exc)
 
-    async def perform(self) -> None:
-        """In the owner task: do it, and let the caller go on."""
-        try:
-            self.result = await self.operation()
-        except BaseException as exc:
-            self.error = user_traceback(exc)
-            self._owner.failed(exc)
-        self.settle()
-        del self  # see `RunCall._drive`
-
     def cancel_on_loop(self) -> None:
         if not self.settled:
             self._owner.cancel(self)
@@ -130,8 +120,14 @@ class _Owner:
                 if step.settled:
                     continue  # cancelled meanwhile
                 self._current = step
-                self._prepare(step)
-                await step.perform()
+                if self._cancelled_idle:
+                    self._tell_of_cancellation(step)
+                try:
+                    step.result = await step.operation()
+                except BaseException as exc:
+                    step.error = user_traceback(exc)
+                    self.failed(exc)
+                step.settle()
                 self._current = None
                 if self._step_cancelled:
                     self._step_cancelled = False
@@ -154,14 +150,11 @@ class _Owner:
                 await self._rest()
         self._finish()
 
-    def _prepare(self, step: _Step[Any]) -> None:
-        """Look at *step* before it is taken."""
+    def _tell_of_cancellation(self, step: _Step[Any]) -> None:
+        """Before *step* is taken: the object was cancelled while it was idle."""
 
     async def _rest(self) -> None:
-        """Pass the time until the next step."""
-        await self._wait()
-
-    async def _wait(self) -> None:
+        """Wait for the next step."""
         self._idle = asyncio.get_running_loop().create_future()
         try:
             await self._idle
@@ -245,7 +238,7 @@ class _Face:
         self._free = allocate_lock()
 
     def _step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T:
-        if not self._free.acquire(blocking=False):
+        if not self._free.acquire(False):
             raise RuntimeError(f"{self._owner.name} is in use by another thread")
         try:
             return _take(self._owner, operation, what)
@@ -285,8 +278,8 @@ class _IterationOwner(_Owner):
         await self._begin()
         return await self._iterator.__anext__()
 
-    def _prepare(self, step: _Step[Any]) -> None:
-        if self._cancelled_idle and step.operation != self.close:
+    def _tell_of_cancellation(self, step: _Step[Any]) -> None:
+        if step.operation != self.close:
             self._cancelled_idle = False
             step.operation = functools.partial(self.throw, asyncio.CancelledError())
 
@@ -462,7 +455,7 @@ class _PrefetchOwner(_IterationOwner):
             return
         self.paused = True
         if not self.has_room:
-            await self._wait()
+            await super()._rest()
         self.paused = False
 
     async def _fetch(self) -> None:
@@ -498,7 +491,7 @@ class _PrefetchOwner(_IterationOwner):
             self._interrupt()
         super().take(step)
 
-    def _prepare(self, step: _Step[Any]) -> None:
+    def _tell_of_cancellation(self, step: _Step[Any]) -> None:
         pass  # `_fetch` tells the iterator of a cancellation, after what is in the buffer
 
     def drop(self) -> None:

@@ -182,7 +182,7 @@ class AsyncLoopExecutor(Executor):
         if kind is _Kind.AWAIT:
             future = LoopFuture(self._loop_thread, fn, None, None)
         else:
-            future = LoopFuture(self._loop_thread, fn, args, kwargs)
+            future = LoopFuture(self._loop_thread, fn, args, kwargs or None)
         try:
             if kind is _Kind.THREAD:
                 self._loop_thread.accept(future, future.run_in_worker)

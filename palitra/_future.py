@@ -185,7 +185,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
         Whoever holds it may himself be waiting for the loop, in a signal handler.
         """
-        if not self._condition.acquire(blocking=False):
+        if not self._condition.acquire(False):
             return None
         try:
             return self._change(state, *only_from)
