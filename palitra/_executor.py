@@ -189,7 +189,12 @@ class AsyncLoopExecutor(Executor):
             else:
                 self._loop_thread.accept(future)
         except BaseException:
-            future.cancel()  # so that nothing is left of a call that was refused or interrupted
+            # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
+            # the loop sees to that.
+            future.instead = future.withdraw
+            self._loop_thread.inbox.append(future)
+            future.cancel()
+            self._loop_thread.wake()
             raise
         return future
 

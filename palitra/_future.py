@@ -4,7 +4,7 @@ The state of the call is the state of the future (`concurrent.futures.Future` ha
 needed), guarded by the future's own condition. It changes in `_begin` and `_change` only:
 
     PENDING -> RUNNING                           by the loop or a worker thread, which then runs it
-    PENDING -> CANCELLED_AND_NOTIFIED            by `cancel`
+    PENDING -> CANCELLED_AND_NOTIFIED            by `cancel`, or by the loop for it
     RUNNING -> FINISHED, CANCELLED_AND_NOTIFIED  by whoever runs it
     PENDING, RUNNING -> FINISHED                 by `fail`, where the loop has died
 
@@ -127,6 +127,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
         self._in_slot = False  # whether it counts among the calls in flight
         # Whether a worker thread has it: then it cannot be cancelled, and is certain to settle.
         self._in_worker = False
+        # What `start` is to do instead, where Ctrl-C has interrupted the hand-over or `cancel`.
+        self.instead: Callable[[], object] | None = None
 
     def _prepare(self) -> None:
         # Not super().__init__(), which makes a `threading.Condition` and two lists.
@@ -219,18 +221,19 @@ class LoopFuture(concurrent.futures.Future[_T]):
             runs in a worker thread, where nothing can cancel it.
         """
         try:
+            del self._claim
+        except AttributeError:
+            pass  # it has started, or been cancelled before
+        else:
             try:
-                del self._claim
-            except AttributeError:
-                pass  # it has started, or been cancelled before
-            else:
-                if self._settle(CANCELLED_AND_NOTIFIED, PENDING):
-                    self._release()
-                    return True
-        except BaseException:
-            if not hasattr(self, "_claim"):  # Ctrl-C, and nobody else can cancel or start it now
                 self._settle(CANCELLED_AND_NOTIFIED, PENDING)
-            raise
+                self._release()
+            except BaseException:  # Ctrl-C, and nobody else can start or cancel it now
+                self.instead = self._cancel_unstarted
+                self._loop_thread.inbox.append(self)
+                self._loop_thread.wake()
+                raise
+            return True
         if self._state in (PENDING, RUNNING) and not self._in_worker:
             self._loop_thread.post(self._cancel_on_loop)
             return True
@@ -292,6 +295,10 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
     def start(self) -> None:
         """On the loop: begin, as soon as the limit of calls in flight allows."""
+        if self.instead is not None:
+            instead, self.instead = self.instead, None
+            instead()
+            return
         slots = self._loop_thread.slots
         try:
             if slots is None or slots.enter(self._start_task):
@@ -345,23 +352,33 @@ class LoopFuture(concurrent.futures.Future[_T]):
         finally:
             del self
 
+    def withdraw(self) -> None:
+        """On the loop: cancel a call whose hand-over was interrupted, unless it has started."""
+        try:
+            del self._claim
+        except AttributeError:
+            return
+        self._cancel_unstarted()
+
+    def _cancel_unstarted(self) -> None:
+        self._release()
+        self._settle_on_loop(CANCELLED_AND_NOTIFIED)
+
     def _task_ended(self, _: object) -> None:
         """A task that was cancelled before its first step never came to settle its call."""
         if self._target is not None:
             self._task = None
-            self._release()
-            self._settle_on_loop(CANCELLED_AND_NOTIFIED)
+            self._cancel_unstarted()
 
     def _cancel_on_loop(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        elif self._target is not None and not self._begun:
+        elif self._state == RUNNING and self._target is not None and not self._begun:
             # What a worker thread's callable has returned, still waiting for its turn.
-            self._release()
-            self._settle_on_loop(CANCELLED_AND_NOTIFIED)
+            self._cancel_unstarted()
 
     def _settle_on_loop(self, state: str) -> None:
-        changed = self._change_on_loop(state, RUNNING)
+        changed = self._change_on_loop(state, PENDING, RUNNING)
         if changed is None:
             self._loop_thread.post(functools.partial(self._settle_on_loop, state))
             return

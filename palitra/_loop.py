@@ -10,7 +10,7 @@ Guarantees
 Assumes
     Setting and popping an item of a dict, `append` and `popleft` of a deque are atomic; and where
     two threads each write one variable and then read the other's, at least one sees what the other
-    wrote.
+    wrote. CPython runs signal handlers after calls and before jumps backward, and nowhere else.
 
 How the hand-off loses nothing: two pairs, each of which writes first and looks second
 
@@ -19,13 +19,18 @@ How the hand-off loses nothing: two pairs, each of which writes first and looks 
         Either `accept` sees the end and refuses, or the end sees the call and waits for it (or
         fails it, where the loop has died).
 
-    post      appends to `_inbox`, then looks at `_awake`, and wakes the loop unless it is set
-    _drain    clears `_awake`, then looks at `_inbox`, and wakes itself unless it is empty
+    post      appends to `inbox`, then looks at `_awake`, and wakes the loop unless it is set
+    _drain    clears `_awake`, then looks at `inbox`, and wakes itself unless it is empty
         Either the poster wakes the loop or the drain sees the item. Between the two, nobody else
         pays for waking a loop that is awake: one wake-up per burst.
 
 Nothing here holds a lock while something else can happen, and who waits does so on a lock of his
 own (see `_waiting`). So nobody waits for a lock that is held by the code he interrupted.
+
+Ctrl-C can come at any call, and come again while the first is handled. It leaves no call of which
+the loop knows nothing: from `_calls` to `inbox` there is nothing that it could interrupt, and what
+it interrupts elsewhere is left to the loop, where it cannot come, by one `append` to `inbox`. The
+wake-up that may then be missing is sent by the next `post`, or by whoever waits for the end.
 """
 
 from __future__ import annotations
@@ -93,6 +98,7 @@ class State(enum.Enum):
 
 
 _current = threading.local()  # `loop_thread`, on a loop's thread
+_RUNNING = State.RUNNING
 _USABLE = (State.NEW, State.RUNNING)
 
 
@@ -153,7 +159,7 @@ class LoopThread:
         self._started = Moment()  # when `_state` is no longer NEW
         self._stopped = Moment()  # the last thing that the thread says
         self._calls: dict[Call, None] = {}  # in the order of their acceptance
-        self._inbox: deque[Startable] = deque()
+        self.inbox: deque[Startable] = deque()
         self._awake = False
         # Threads on their way to wake the loop: a signal handler that interrupts one of them, and
         # then waits, must not rely on it.
@@ -239,11 +245,13 @@ class LoopThread:
         if self._state is State.NEW:
             self.start()
         self._calls[call] = None
-        if self._state is not State.RUNNING:
+        if self._state is not _RUNNING:
             self.finished(call)
             raise self._refusal()
         if job is None:
-            self._hand_over(call)
+            self.inbox.append(call)
+            if not self._awake or (self._waking and get_ident() in self._waking):
+                self.wake()
             return
         try:
             self.workers.submit(job, self._worker_failed)
@@ -265,18 +273,16 @@ class LoopThread:
 
     def post(self, callback: Callable[[], object]) -> None:
         """Run *callback*, which raises nothing, on the loop; lost where the loop has ended."""
-        self._hand_over(_Callback(callback))
-
-    def _hand_over(self, item: Startable) -> None:
-        self._inbox.append(item)
+        self.inbox.append(_Callback(callback))
         if not self._awake or (self._waking and get_ident() in self._waking):
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the loop look into the inbox."""
         wake_up = self._wake_up
         if wake_up is None:
             if self._ended:
-                self._inbox.clear()
+                self.inbox.clear()
             return  # the loop is not there yet, and will begin with a drain; or it is gone
         ident = get_ident()
         outermost = ident not in self._waking
@@ -338,7 +344,7 @@ class LoopThread:
 
     def _drain(self) -> None:
         """On the loop: run a batch of what is in the inbox."""
-        inbox = self._inbox
+        inbox = self.inbox
         try:
             for _ in range(_BATCH):
                 if not inbox:
@@ -347,7 +353,7 @@ class LoopThread:
         finally:
             self._awake = False
             if inbox:
-                self._wake()
+                self.wake()
 
     def block(self, call: BlockingCall[Any], what: str, timeout: float | None) -> None:
         """Hand over *call* and wait until it is settled.
@@ -511,6 +517,7 @@ class LoopThread:
             for call in self._exit_watch.snapshot:
                 if call not in self._calls:
                     self._exit_watch.discard(call)  # it finished before the watch was set
+        self.wake()  # Ctrl-C may have kept somebody from it
         return self._exit_watch.none_left.wait(timeout)
 
     def waited_for(self) -> str:
@@ -580,7 +587,7 @@ class LoopThread:
         self._ended = True
         self._fail_calls()
         self._close_doorbell()
-        self._inbox.clear()
+        self.inbox.clear()
         self._loop = None
         self._ident = None  # another thread may get the same
         self._stopped.happen()
@@ -601,7 +608,7 @@ class LoopThread:
             self._abandoned += (self._loop, asyncio.all_tasks(self._loop), calls, self.exits)
             if self.on_loop():
                 self._loop.stop()
-            self._inbox.clear()
+            self.inbox.clear()
             self._close_doorbell()
         self._started.happen()  # this thread may be a starter, and have forked in a signal handler
         self.workers.abandon()

@@ -503,7 +503,7 @@ def storm(handler, work, signals=500):
 
     def count_and_handle(number, frame):
         nonlocal left
-        if frame.f_code is storm.__code__:
+        if frame.f_code in (storm.__code__, rearm.__code__):
             return rearm()  # between the work
         while frame:
             if frame.f_code.co_filename == threading.__file__:
