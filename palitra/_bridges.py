@@ -17,7 +17,6 @@ import contextvars
 import functools
 import inspect
 import sys
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
@@ -235,15 +234,17 @@ class _Face:
     def __init__(self, executor: Executor, owner: _Owner) -> None:
         self._executor = executor  # as long as this lives, the executor is not dropped
         self._owner = owner
-        self._free = allocate_lock()
+        self._free = True  # the one permission to take a step
 
     def _step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T:
-        if not self._free.acquire(False):
-            raise RuntimeError(f"{self._owner.name} is in use by another thread")
+        try:
+            del self._free
+        except AttributeError:
+            raise RuntimeError(f"{self._owner.name} is in use by another thread") from None
         try:
             return _take(self._owner, operation, what)
         finally:
-            self._free.release()
+            self._free = True
 
     def __del__(self) -> None:
         owner = self.__dict__.get("_owner")

@@ -626,23 +626,19 @@ def _results(
     try:
         while futures:
             futures.extend(itertools.islice(more, 1))
-            # No local variable for the future: it would keep the result alive.
-            yield _result_or_cancel(
-                futures.popleft(), None if deadline is None else deadline - time.monotonic()
-            )
+            yield _first_result(futures, None if deadline is None else deadline - time.monotonic())
     finally:
         for future in futures:
             future.cancel()
+        futures.clear()  # a raised error holds this frame, and its future holds the error
 
 
-def _result_or_cancel(future: Future[_T], timeout: float | None) -> _T:
-    try:
-        try:
-            return future.result(timeout)
-        finally:
-            future.cancel()
-    finally:
-        del future  # a raised error holds this frame, and the future holds the error
+def _first_result(futures: deque[Future[_T]], timeout: float | None) -> _T:
+    # The future stays where an interruption has it cancelled until its result is here. And there is
+    # no local variable for it, which would keep the result alive.
+    result = futures[0].result(timeout)
+    futures.popleft()
+    return result
 
 
 def _kind(fn: object) -> _Kind:
