@@ -399,7 +399,7 @@ def test_a_finished_call_keeps_no_callback(executor: AsyncLoopExecutor, watch: W
 
 
 @pytest.mark.parametrize("fn", RETURNS)
-def test_the_context_of_a_call_goes_with_it(
+def test_the_context_of_a_call_goes_when_it_has_ended_though_the_future_stays(
     executor: AsyncLoopExecutor, watch: Watch, fn: Any
 ) -> None:
     variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
@@ -410,7 +410,6 @@ def test_the_context_of_a_call_goes_with_it(
 
     future = contextvars.Context().run(submits)
     future.result(PATIENCE)
-    del future
 
     assert watch.all_gone()
 
