@@ -116,8 +116,9 @@ class _Owner:
         while self._steps or not self.over:
             if self._steps:
                 step = self._steps.popleft()
-                if step.settled:
-                    continue  # cancelled meanwhile
+                if step.settled:  # cancelled meanwhile
+                    del step
+                    continue
                 self._current = step
                 if self._cancelled_idle:
                     self._tell_of_cancellation(step)

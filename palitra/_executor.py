@@ -191,7 +191,7 @@ class AsyncLoopExecutor(Executor):
         except BaseException:
             # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
             # the loop sees to that.
-            future.instead = future.withdraw
+            future.instead = LoopFuture.withdraw
             self._loop_thread.inbox.append(future)
             future.cancel()
             self._loop_thread.wake()

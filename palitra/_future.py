@@ -1,12 +1,13 @@
 """LoopFuture: a standard future whose state and cancellation tell the truth about a call.
 
 The state of the call is the state of the future (`concurrent.futures.Future` has all that are
-needed), guarded by the future's own condition. It changes in `_begin` and `_change` only:
+needed), guarded by the future's own condition. It changes in `_begin` and `_change`, and in a
+forked child in `abandon`:
 
     PENDING -> RUNNING                           by the loop or a worker thread, which then runs it
     PENDING -> CANCELLED_AND_NOTIFIED            by `cancel`, or by the loop for it
     RUNNING -> FINISHED, CANCELLED_AND_NOTIFIED  by whoever runs it
-    PENDING, RUNNING -> FINISHED                 by `fail`, where the loop has died
+    PENDING, RUNNING -> FINISHED                 by `fail`, where the loop has died, or `abandon`
 
 Whoever deletes the claim starts the call or cancels it, so exactly one of the two happens.
 `_change` looks at the state and changes it while the condition is held, so a call is settled once.
@@ -24,7 +25,7 @@ import functools
 import inspect
 import threading
 from _thread import LockType
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -58,19 +59,20 @@ class _FutureCondition(_Condition):
     that they would do so for ever.
     """
 
-    __slots__ = ("loop_thread", "waiters")
+    __slots__ = ("loop_thread", "over", "waiters")
 
     loop_thread: LoopThread
-    waiters: tuple[LockType, ...] | None  # None: there is nothing to wait for any more
+    waiters: tuple[LockType, ...]
+    over: bool  # there is nothing to wait for any more
 
     def wait(self, timeout: float | None = None) -> bool:
         self.loop_thread.refuse_on_loop("waiting for a future")
-        if self.waiters is None:
-            return True  # a signal handler came since the caller looked
         waiter = locked()
         self.waiters += (waiter,)
         saved = None
         try:
+            if self.over:
+                return True  # a signal handler came since the caller looked
             saved = self._release_save()
             return wait_for(waiter, timeout)
         finally:
@@ -78,13 +80,15 @@ class _FutureCondition(_Condition):
                 self._acquire_restore(saved)
             elif not self._is_owned():  # Ctrl-C came between the release and the assignment
                 self.acquire()
-            if self.waiters is not None:
-                self.waiters = tuple(other for other in self.waiters if other is not waiter)
+            self.waiters = tuple(other for other in self.waiters if other is not waiter)
 
     def notify_all(self) -> None:
-        waiters, self.waiters = self.waiters, None
-        for waiter in waiters or ():
-            waiter.release()
+        self.over = True
+        for waiter in self.waiters:
+            try:
+                waiter.release()
+            except RuntimeError:
+                pass  # released before, by a call of this that Ctrl-C has interrupted
 
 
 class _ListOnDemand:
@@ -93,11 +97,15 @@ class _ListOnDemand:
     def __set_name__(self, owner: type[LoopFuture[Any]], name: str) -> None:
         self._name = name
 
-    def __get__(self, future: LoopFuture[Any], owner: type[LoopFuture[Any]]) -> list[Any]:
+    def __get__(self, future: LoopFuture[Any] | None, owner: type[LoopFuture[Any]]) -> Any:
+        if future is None:
+            return self
+        # Whoever sees that it is watched finds both lists, and is not led here again. No list
+        # replaces one that a signal handler has made meanwhile.
+        for name in ("_waiters", "_done_callbacks"):
+            future.__dict__.setdefault(name, [])
         future.watched = True
-        # In one step, for a signal handler may ask for it too.
-        watchers: list[Any] = future.__dict__.setdefault(self._name, [])
-        return watchers
+        return future.__dict__[self._name]
 
 
 class LoopFuture(concurrent.futures.Future[_T]):
@@ -106,6 +114,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
     # Those who watch: the `wait`s and `as_completed`s that are under way, and the done-callbacks.
     _waiters = _ListOnDemand()
     _done_callbacks = _ListOnDemand()
+    # What is left of `_waiters` to be told of the end, once that has begun.
+    _untold: Iterator[Any] | None = None
 
     def __init__(
         self,
@@ -128,13 +138,14 @@ class LoopFuture(concurrent.futures.Future[_T]):
         # Whether a worker thread has it: then it cannot be cancelled, and is certain to settle.
         self._in_worker = False
         # What `start` is to do instead, where Ctrl-C has interrupted the hand-over or `cancel`.
-        self.instead: Callable[[], object] | None = None
+        self.instead: Callable[[LoopFuture[Any]], object] | None = None
 
     def _prepare(self) -> None:
         # Not super().__init__(), which makes a `threading.Condition` and two lists.
         condition = _FutureCondition()
         condition.loop_thread = self._loop_thread
         condition.waiters = ()
+        condition.over = False
         self._condition: threading.Condition = condition
         self._state = PENDING
         self._result = None
@@ -171,16 +182,22 @@ class LoopFuture(concurrent.futures.Future[_T]):
         if self._state not in only_from:
             return False
         self._state = state
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        """Tell who waits of the end, or go on with it where Ctrl-C has interrupted it."""
         if self.watched:
-            for waiter in self._waiters:
-                if state != FINISHED:
+            if self._untold is None:
+                self._untold = iter(self._waiters)
+            for waiter in self._untold:
+                if self._state != FINISHED:
                     waiter.add_cancelled(self)
                 elif self._exception is not None:
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
         self._condition.notify_all()
-        return True
 
     def _change_on_loop(self, state: str, *only_from: str) -> bool | None:
         """`_change` for the loop, which does not wait for the condition: None where it is held.
@@ -203,11 +220,18 @@ class LoopFuture(concurrent.futures.Future[_T]):
         return changed
 
     def _announce(self) -> None:
+        """Call those back who asked for it, or go on with it; and let go of the call."""
         try:
             if self.watched:
+                self._done_callbacks = iter(self._done_callbacks)
                 self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
         finally:
             self._loop_thread.finished(self)
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[_T]], object]) -> None:
+        """Call *fn* with this future when it is done; at once if it is. Thread-safe."""
+        self._done_callbacks  # noqa: B018  (makes the list before anybody looks at the state)
+        super().add_done_callback(fn)
 
     def cancel(self) -> bool:
         """Cancel the call if it has not started, or request its cancellation on the loop.
@@ -229,7 +253,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
                 self._settle(CANCELLED_AND_NOTIFIED, PENDING)
                 self._release()
             except BaseException:  # Ctrl-C, and nobody else can start or cancel it now
-                self.instead = self._cancel_unstarted
+                self.instead = LoopFuture._cancel_interrupted
                 self._loop_thread.inbox.append(self)
                 self._loop_thread.wake()
                 raise
@@ -249,7 +273,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
             try:
                 del self._claim
             except AttributeError:
-                return True  # somebody else is about to start or to cancel it
+                if self.instead is None:
+                    return True  # somebody else is about to start or to cancel it
         elif self._in_worker or self._state != RUNNING:
             return True
         self._exception = error
@@ -282,8 +307,10 @@ class LoopFuture(concurrent.futures.Future[_T]):
         if self._state in (PENDING, RUNNING):
             condition = self._condition
             self._prepare()
-            self.__dict__.pop("_claim", None)
-            self._target = self._task = None
+            for name in ("_claim", "_waiters", "_done_callbacks"):
+                self.__dict__.pop(name, None)
+            self._target = self._task = self._args = self._kwargs = None
+            self._context = _EMPTY
             self._state, self._exception = FINISHED, error
             condition.notify_all()
 
@@ -297,7 +324,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         """On the loop: begin, as soon as the limit of calls in flight allows."""
         if self.instead is not None:
             instead, self.instead = self.instead, None
-            instead()
+            instead(self)
             return
         slots = self._loop_thread.slots
         try:
@@ -363,6 +390,20 @@ class LoopFuture(concurrent.futures.Future[_T]):
     def _cancel_unstarted(self) -> None:
         self._release()
         self._settle_on_loop(CANCELLED_AND_NOTIFIED)
+
+    def _cancel_interrupted(self) -> None:
+        """On the loop: do what is left of a `cancel` that Ctrl-C has interrupted."""
+        if self._state == PENDING:
+            self._cancel_unstarted()
+        elif self._condition.acquire(False):
+            try:
+                self._tell()
+            finally:
+                self._condition.release()
+            self._release()
+            self._announce()
+        else:
+            self._loop_thread.post(self._cancel_interrupted)
 
     def _task_ended(self, _: object) -> None:
         """A task that was cancelled before its first step never came to settle its call."""

@@ -131,8 +131,14 @@ class Gathering:
 
     def _start_task(self, key: int, awaitable: Awaitable[Any]) -> None:
         child = cast("CoroutineType[Any, Any, None]", self._await(key, awaitable))
-        task = self._loop_thread.create_task(child, None)
-        if not task.done():
+        try:
+            task = self._loop_thread.create_task(child, None)
+        except BaseException as exc:  # of a task factory
+            child.close()
+            _close([awaitable])
+            self._failed(key, exc)
+            return
+        if child.cr_frame is not None:  # not at its end
             self._tasks[key] = task
             if child.cr_await is None:  # not begun
                 ended = functools.partial(self._task_ended, key, awaitable)
@@ -162,6 +168,8 @@ class Gathering:
                 self._results[key] = future.result()
             except BaseException as exc:
                 self._failed(key, exc)
+            finally:
+                del future  # a raised error holds this frame
             self._finished(key)
 
     def _failed(self, key: int, exc: BaseException) -> None:

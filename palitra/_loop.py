@@ -3,14 +3,15 @@
 Guarantees
     * A call that `accept` took is settled, whatever happens: by its own end, by the failure of the
       loop, by a fork in the child. A call that `accept` refused never starts.
-    * Callbacks given to `post` run on the loop, in the order of their posting.
+    * Calls start and callbacks given to `post` run on the loop, in the order of their arrival.
     * Methods that do not say "on the loop" may be called by any thread, by a signal handler, and by
       a finalizer in the middle of any other method.
 
 Assumes
     Setting and popping an item of a dict, `append` and `popleft` of a deque are atomic; and where
     two threads each write one variable and then read the other's, at least one sees what the other
-    wrote. CPython runs signal handlers after calls and before jumps backward, and nowhere else.
+    wrote. CPython runs signal handlers where a Python function begins, after a call, and before a
+    jump backward, and nowhere else.
 
 How the hand-off loses nothing: two pairs, each of which writes first and looks second
 
@@ -63,7 +64,7 @@ _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
 
-_BATCH = 100  # callbacks that a drain runs before the loop's others have their turn
+_BATCH = 100  # items of the inbox that a drain takes before the loop's callbacks have their turn
 _GRACE = 1.0  # seconds that a timed-out call has for its clean-up
 _NAMED = 10  # calls that a log line names
 _PAUSE = 0.001  # seconds before trying again to settle a future that another thread looks at
@@ -106,7 +107,7 @@ class Startable(Protocol):
     """What the inbox holds."""
 
     def start(self) -> object:
-        """On the loop: begin. Raises nothing."""
+        """On the loop: begin. Raises only what a done-callback wants to end the loop with."""
 
 
 class Call(Startable, Protocol):
@@ -165,7 +166,8 @@ class LoopThread:
         # then waits, must not rely on it.
         self._waking: set[int] = set()
         self._wake_up: Callable[[], object] | None = None  # while there is a loop to wake
-        self._doorbell: tuple[socket.socket | io.FileIO, ...] = ()
+        self._hush: Callable[[], object] | None = None  # takes in what waking it has left
+        self._doorbell: tuple[socket.socket | _Event, ...] = ()
         self._exit_watch: _ExitWatch | None = None
         self._done = False  # the loop has nothing left to do but its clean-up
         self._ended = False  # and that is done
@@ -294,6 +296,7 @@ class LoopThread:
             self._awake = False  # somebody closed the loop, and its thread settles the calls
         except BaseException:
             # Ctrl-C, before or after it was sent. Others rely on it, and one too many does no harm.
+            self._awake = False
             with contextlib.suppress(OSError, RuntimeError, ValueError):
                 wake_up()
             raise
@@ -308,38 +311,39 @@ class LoopThread:
         a tenth of the cost of a `run`. And an eventfd is the cheapest descriptor there is.
         """
         ring: Callable[[], object]
-        hush: Callable[[], object]
         if sys.platform == "linux" and hasattr(os, "eventfd"):
-            # As a file object: who comes late finds it closed, and not whatever else has got its
-            # number.
-            event = io.FileIO(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), "r+")
+            event = _Event(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), "r+")
             self._doorbell = (event,)
             ring = functools.partial(event.write, (1).to_bytes(8, sys.byteorder))
-            hush = functools.partial(event.read, 8)
+            self._hush = functools.partial(event.read, 8)
         else:
             reader, writer = self._doorbell = socket.socketpair()
             reader.setblocking(False)
             writer.setblocking(False)
             ring = functools.partial(writer.send, b"\0")
-            hush = functools.partial(reader.recv, 64)
+            self._hush = functools.partial(reader.recv, 64)
         try:
-            loop.add_reader(self._doorbell[0].fileno(), self._answer, hush)
+            loop.add_reader(self._doorbell[0].fileno(), self._answer)
         except NotImplementedError:  # Windows' proactor
             ring = functools.partial(loop.call_soon_threadsafe, self._drain)
         self._wake_up = ring
         loop.call_soon(self._drain)
 
     def _close_doorbell(self) -> None:
-        self._wake_up = None
+        self._wake_up = self._hush = None
         for end in self._doorbell:
-            end.close()
+            if not isinstance(end, _Event):
+                end.close()
+        self._doorbell = ()
 
-    def _answer(self, hush: Callable[[], object]) -> None:
+    def _answer(self) -> None:
         """On the loop: somebody has rung."""
+        if self._hush is None:
+            return  # a callback just before this one has forked
         try:
-            hush()
-        except (OSError, ValueError):
-            pass  # closed, in a child that was forked by a callback just before this one
+            self._hush()
+        except OSError:
+            pass  # somebody else has read it
         self._drain()
 
     def _drain(self) -> None:
@@ -609,7 +613,8 @@ class LoopThread:
             if self.on_loop():
                 self._loop.stop()
             self.inbox.clear()
-            self._close_doorbell()
+            for end in self._doorbell:
+                end.close()
         self._started.happen()  # this thread may be a starter, and have forked in a signal handler
         self.workers.abandon()
         self._reset(State.SHUTDOWN if self._state is State.SHUTDOWN else State.NEW)
@@ -619,6 +624,16 @@ class LoopThread:
                     "this call belongs to the parent process, where it goes on; make it again here"
                 )
             )
+
+
+class _Event(io.FileIO):
+    """An eventfd that is closed when its last user lets go of it.
+
+    Not before: who is just about to ring would write into whatever else has got its number.
+    """
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _Callback:

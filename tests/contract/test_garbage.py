@@ -414,6 +414,22 @@ def test_the_context_of_a_call_goes_when_it_has_ended_though_the_future_stays(
     assert watch.all_gone()
 
 
+def test_a_refused_call_leaves_nothing() -> None:
+    executor = AsyncLoopExecutor()
+    executor.run(value_of(None))
+    executor.shutdown()
+    before = futures_alive()
+    for refused in value_of, returns_in_thread:
+        with pytest.raises(RuntimeError):
+            executor.submit(refused, None)
+
+    assert futures_alive() == before
+
+
+def futures_alive() -> int:
+    return sum(issubclass(type(thing), Future) for thing in gc.get_objects())
+
+
 def test_the_first_users_context_is_not_kept(watch: Watch) -> None:
     """Neither the loop's thread nor a worker holds on to whoever happened to start it."""
     variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")

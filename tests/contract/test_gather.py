@@ -8,6 +8,7 @@ import contextvars
 import inspect
 import logging
 import re
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -526,3 +527,48 @@ def test_an_interrupt_while_waiting_for_futures_leaves_them_running(
     assert not held.cancelled.is_open
     held.open_all()
     assert future.result(PATIENCE) == 7
+
+
+def test_a_task_factory_may_go_on_after_the_end_of_the_coroutine(
+    executor: AsyncLoopExecutor,
+) -> None:
+    async def traced(coro: Any) -> Any:
+        result = await coro
+        await asyncio.sleep(0)
+        return result
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        if sys.version_info >= (3, 12):
+            options["eager_start"] = True
+        return asyncio.Task(traced(coro), loop=loop, **options)
+
+    executor.get_loop().set_task_factory(factory)
+
+    async def at_once() -> int:
+        return 1
+
+    assert executor.gather(at_once(), value_of(2), at_once()) == [1, 2, 1]
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+def test_a_task_factory_that_fails_fails_as_the_coroutine_would(
+    executor: AsyncLoopExecutor, return_exceptions: bool
+) -> None:
+    made = 0
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        nonlocal made
+        made += 1
+        if made == 3:  # after the gather itself and its first child
+            raise OSError("no task")
+        return asyncio.Task(coro, loop=loop, **options)
+
+    executor.get_loop().set_task_factory(factory)
+    coros = value_of(1), value_of(2), value_of(3)
+    if return_exceptions:
+        one, error, three = executor.gather(*coros, return_exceptions=True)
+        assert (one, str(error), three) == (1, "no task", 3)
+    else:
+        with pytest.raises(OSError, match="no task"):
+            executor.gather(*coros)
+    assert all(inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED for coro in coros)

@@ -178,3 +178,79 @@ def test_ctrl_c_at_any_instruction_loses_no_call_and_hangs_nothing(
     )
 
     assert int(interruptions) > 5
+
+
+def test_a_handler_may_cancel_while_a_callback_is_added(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    [interruptions] = printed_by(
+        INTERRUPT,
+        PROGRAM,
+        """
+        waiting = asyncio.Event()
+        called = []
+
+        def work():
+            futures.append(executor.submit(waiting.wait))
+            futures[-1].add_done_callback(called.append)
+            futures[-1].cancel()
+
+        del futures[:]
+        interruptions = interrupt_each(work, lambda: futures[-1].cancel())
+        executor.shutdown()
+        assert set(called) == set(futures), len(called)
+        say(interruptions)
+        """,
+    )
+
+    assert int(interruptions) > 0
+
+
+def test_ctrl_c_while_an_unstarted_call_is_cancelled_leaves_nobody_waiting(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    [interruptions] = printed_by(
+        INTERRUPT,
+        PROGRAM,
+        """
+        import concurrent.futures
+
+        def wait_for(future):
+            try:
+                future.result(20)
+            except concurrent.futures.CancelledError:
+                pass
+
+        def work():
+            future = executor.submit(str, 1)
+            futures.append(future)
+            without_callback.add(future)
+            future.add_done_callback(called.append)
+            without_callback.discard(future)
+            waiter = threading.Thread(target=wait_for, args=[future])
+            waiter.start()
+            waiters.append(waiter)
+            while not future._condition.waiters:
+                time.sleep(0.001)
+            future.cancel()
+
+        called = []
+        without_callback = set()  # Ctrl-C came before
+        waiters = []
+        del futures[:]
+        free = threading.Event()
+        executor.submit(free.wait)
+        executor.submit(free.wait)
+        interruptions = interrupt_each(work, interrupt)
+        for waiter in waiters:
+            waiter.join(20)
+            assert not waiter.is_alive()
+        free.set()
+        executor.shutdown()
+        assert all(future.done() for future in futures)
+        assert set(futures) - set(called) <= without_callback
+        say(interruptions)
+        """,
+    )
+
+    assert int(interruptions) > 5

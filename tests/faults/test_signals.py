@@ -12,15 +12,23 @@ if TYPE_CHECKING:
 
     from interpreters import Child
 
-# A call that has begun says so, and says when its clean-up is over; the parent sends the signal.
+# A call says when it has begun and the main thread waits, for it or for something else, and when
+# its clean-up is over; the parent sends the signal.
 CALL = """
 release = None
+
+
+async def main_thread_waits():
+    main = threading.main_thread().ident
+    while sys._current_frames()[main].f_code.co_name != "wait_for":
+        await asyncio.sleep(0.001)
 
 
 async def call(name="call"):
     global release
     release = asyncio.Event()
     try:
+        await main_thread_waits()
         say("started")
         await release.wait()
         return "answer"
@@ -33,6 +41,7 @@ async def stubborn():
     global release
     release = asyncio.Event()
     try:
+        await main_thread_waits()
         say("started")
         await asyncio.Event().wait()
     finally:
