@@ -17,7 +17,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -181,6 +181,22 @@ def test_the_loop_is_woken_through_whatever_there_is(
         assert sum(future.result() for future in futures) == 499_500
         for caller in callers:
             caller.join()
+
+
+def test_a_wake_up_that_comes_late_reaches_no_foreign_file(tmp_path: Path) -> None:
+    executor = AsyncLoopExecutor()
+    executor.run(value_of(None))
+    wake_up = executor._loop_thread._wake_up  # somebody is just about to call it
+    assert wake_up is not None
+    executor.shutdown()
+
+    files = [(tmp_path / str(number)).open("wb", buffering=0) for number in range(10)]
+    with suppress(OSError):
+        wake_up()
+
+    for file in files:
+        file.close()
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b""}
 
 
 @pytest.mark.parametrize("debug", [True, False])
