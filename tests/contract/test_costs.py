@@ -52,7 +52,7 @@ class Witness(selectors.DefaultSelector):
 
     def wake_ups_waiting(self) -> int:
         """What was sent to wake the loop and that it has not read yet."""
-        return sum(map(unread, self.get_map()))
+        return sum(unread(key.fd) for key in self.get_map().values())
 
     def turns_of(self, work: Callable[[], object]) -> int:
         """Turns of the loop from one sleep to the next, with *work* in between."""
