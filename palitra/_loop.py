@@ -99,7 +99,6 @@ class State(enum.Enum):
 
 
 _current = threading.local()  # `loop_thread`, on a loop's thread
-_RUNNING = State.RUNNING
 _USABLE = (State.NEW, State.RUNNING)
 
 
@@ -247,7 +246,7 @@ class LoopThread:
         if self._state is State.NEW:
             self.start()
         self._calls[call] = None
-        if self._state is not _RUNNING:
+        if self._state is not State.RUNNING:
             self.finished(call)
             raise self._refusal()
         if job is None:
