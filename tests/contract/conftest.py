@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,15 @@ def quick_loop(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param == "uvloop":
         return {"loop_factory": importlib.import_module("uvloop").new_event_loop}
     return {}
+
+
+@pytest.fixture
+def switching(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Threads change places much more often than usual: after 10 µs, or what a test asks for."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(getattr(request, "param", 1e-5))
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.fixture

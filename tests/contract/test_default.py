@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -122,15 +121,7 @@ def test_blocking_on_its_loop_is_a_deadlock() -> None:
         palitra.run(blocks())
 
 
-@pytest.fixture
-def switching() -> Iterator[None]:
-    """Threads change places at nearly every step."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
+@pytest.mark.parametrize("switching", [1e-6], indirect=True)  # at nearly every step
 def test_many_threads_first_use_makes_one_executor(switching: None) -> None:
     with ThreadPoolExecutor(8) as pool:
         for _ in range(100):

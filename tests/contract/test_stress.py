@@ -10,7 +10,6 @@ import asyncio
 import functools
 import os
 import random
-import sys
 import threading
 from collections import Counter
 from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor, wait
@@ -23,7 +22,7 @@ from contract.mortal import Mortal, dead_loops_leave_coroutines
 from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 LENGTH = int(os.environ.get("PALITRA_STRESS", "1"))
 THREADS = 8
@@ -38,15 +37,6 @@ def seed() -> int:
     seed = int(os.environ.get("PALITRA_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"PALITRA_SEED={seed}")
     return seed
-
-
-@pytest.fixture
-def switching() -> Iterator[None]:
-    """Threads change places much more often than usual."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 class Failure(Exception):
