@@ -75,13 +75,7 @@ class Child:
         try:
             stdout, stderr = self.process.communicate(text, self.timeout)
         except subprocess.TimeoutExpired:
-            # faulthandler, which is on in the child, writes a traceback of each thread.
-            self.process.send_signal(signal.SIGABRT)
-            try:
-                stdout, stderr = self.process.communicate(timeout=2)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                stdout, stderr = self.process.communicate()
+            stdout, stderr = self.abort()
             message = f"no end within {self.timeout} s\n{stdout}\n{stderr}"
             raise Hung(message) from None
         finally:
@@ -89,6 +83,21 @@ class Child:
         return subprocess.CompletedProcess(
             self.process.args, self.process.returncode, stdout, stderr
         )
+
+    def abort(self) -> tuple[str, str]:
+        """End the child, then all it started, and let each say where its threads stand."""
+        # faulthandler, which is on in the child and in its forks, writes a traceback of each
+        # thread. One process after the other, or their lines would mix; who is still there
+        # holds the other end of the pipes.
+        self.process.send_signal(signal.SIGABRT)
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.communicate(timeout=2)
+        if sys.platform != "win32":
+            os.killpg(self.process.pid, signal.SIGABRT)
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.communicate(timeout=2)
+        self.kill()
+        return self.process.communicate()
 
     def kill(self) -> None:
         """End the child and all it started: its process group."""
