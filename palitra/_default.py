@@ -30,10 +30,10 @@ class _Default:
     def get(self) -> AsyncLoopExecutor:
         executor = self._executor
         if executor is None or not executor._loop_thread.usable:
+            _hooks.restart_after_fork(self)  # before the lock is held, which forks must not keep
             with self._lock:
                 executor = self._executor  # another thread may have been faster
                 if executor is None or not executor._loop_thread.usable:
-                    _hooks.restart_after_fork(self)
                     self._executor = executor = AsyncLoopExecutor(thread_name_prefix="palitra")
         return executor
 

@@ -15,6 +15,7 @@ first out; that module is imported here so that it registers first and its worke
 
 from __future__ import annotations
 
+import asyncio.events
 import atexit
 import concurrent.futures.thread  # noqa: F401  (registers its exit hook before ours, see above)
 import logging
@@ -71,7 +72,7 @@ def watch(loop_thread: Watched) -> bool:
     """Look after *loop_thread*; False when the process is too far into its exit to start it.
 
     Thread-safe without a lock: registering a hook twice is harmless, because each hook does
-    nothing the second time.
+    nothing the second time. So it is registered first, and said to be afterwards.
     """
     # First, so that an exit that comes meanwhile sees it, or is seen below.
     _process.loop_threads[id(loop_thread)] = loop_thread
@@ -86,16 +87,16 @@ def watch(loop_thread: Watched) -> bool:
                 return False  # it runs atexit handlers, and takes no more of them
         _process.thread_hook = True
     if not _process.atexit_hook:
-        _process.atexit_hook = True
         atexit.unregister(_at_exit)  # a forked child inherits the parent's registration, or not
         atexit.register(_at_exit)
+        _process.atexit_hook = True
     return not _process.exiting
 
 
 def restart_after_fork(other: Forked) -> None:
     """Call ``other.after_fork_in_child()`` in each forked child, as long as *other* lives."""
-    _register_fork_hook()
     _process.others[id(other)] = other
+    _register_fork_hook()
 
 
 def _living(objects: weakref.WeakValueDictionary[int, _T]) -> list[_T]:
@@ -104,12 +105,15 @@ def _living(objects: weakref.WeakValueDictionary[int, _T]) -> list[_T]:
 
 def _register_fork_hook() -> None:
     if not _process.fork_hook:
-        _process.fork_hook = True
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_forked)
+        # Not before: another thread may fork meanwhile, and its child must register it too.
+        _process.fork_hook = True
 
 
 def _forked() -> None:
+    # Another thread may have held it, inside asyncio.new_event_loop, and is not here.
+    asyncio.events._lock = threading.Lock()  # type: ignore[attr-defined]
     # multiprocessing empties the atexit table of its children, so that the hook must be
     # registered again there; a fork from inside an exit does not make the child exit.
     _process.atexit_hook = False

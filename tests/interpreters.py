@@ -87,7 +87,7 @@ class Child:
     def abort(self) -> tuple[str, str]:
         """End the child, then all it started, and let each say where its threads stand."""
         # faulthandler, which is on in the child and in its forks, writes a traceback of each
-        # thread. One process after the other, or their lines would mix; who is still there
+        # thread. The child first, or all their lines would mix; a fork that is still there then
         # holds the other end of the pipes.
         self.process.send_signal(signal.SIGABRT)
         with suppress(subprocess.TimeoutExpired):

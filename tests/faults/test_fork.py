@@ -505,6 +505,49 @@ class TestOtherThreads:
             say(codes)
         """) == ["{7}"]
 
+    @pytest.mark.parametrize("first", ["executor", "palitra.get_executor()"])
+    def test_may_be_about_to_register_the_hook_for_forks(
+        self, printed_by: Callable[..., list[str]], first: str
+    ) -> None:
+        assert printed_by(f"""
+            def child():
+                use(palitra.get_executor())
+                use(executor)
+                say(fork(lambda: (use(palitra.get_executor()), use(executor)), os._exit))
+
+            def forking(**hooks):
+                other = threading.Thread(target=lambda: say(fork(child, os._exit)))
+                os.register_at_fork = register
+                other.start()
+                other.join()
+                register(**hooks)
+
+            register, os.register_at_fork = os.register_at_fork, forking
+            executor = palitra.AsyncLoopExecutor()
+            use({first})
+            use(executor)
+        """) == ["7", "7"]
+
+    def test_may_be_making_asyncios_first_loop(self, printed_by: Callable[..., list[str]]) -> None:
+        assert printed_by("""
+            def forking():
+                # asyncio calls this once in a process, and holds a lock meanwhile.
+                asyncio.DefaultEventLoopPolicy = policy
+                making.set()
+                forked.wait()
+                return policy()
+
+            def make():
+                making.wait()
+                say(fork(lambda: use(palitra.get_executor()), os._exit))
+                forked.set()
+
+            making, forked = threading.Event(), threading.Event()
+            policy, asyncio.DefaultEventLoopPolicy = asyncio.DefaultEventLoopPolicy, forking
+            threading.Thread(target=make).start()
+            use(palitra.get_executor())
+        """) == ["7"]
+
 
 class TestOwnThreads:
     @each_executor
