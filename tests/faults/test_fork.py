@@ -357,10 +357,13 @@ class TestOtherThreads:
         self, printed_by: Callable[..., list[str]], leave: str
     ) -> None:
         assert printed_by(f"""
-            stop = threading.Event()
+            stop, going = threading.Event(), threading.Event()
+            calling = threading.Semaphore(0)
 
             def repeat(call):
                 while not stop.is_set():
+                    going.wait()
+                    calling.release()
                     call()
 
             def submit():
@@ -382,15 +385,24 @@ class TestOtherThreads:
                 with palitra.AsyncLoopExecutor() as other:
                     use(other)
 
+            def fork_among_calls():
+                going.set()
+                for _ in range(10):
+                    calling.acquire()
+                return fork(child, {leave})
+
+            # While the child works, the threads pause: they would leave it no processor.
+            os.register_at_fork(after_in_parent=going.clear)
             executor = palitra.AsyncLoopExecutor()
             calls = [submit, submit, run, run, shut_down, shut_down]
             threads = [threading.Thread(target=repeat, args=[call]) for call in calls]
             for thread in threads:
                 thread.start()
             try:
-                say({{fork(child, {leave}) for _ in range(20)}})
+                say({{fork_among_calls() for _ in range(20)}})
             finally:
                 stop.set()
+                going.set()
             for thread in threads:
                 thread.join()
             use(executor)
