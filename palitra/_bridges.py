@@ -24,7 +24,13 @@ from contextlib import AbstractContextManager
 from types import MethodType, TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
-from palitra._loop import BlockingCall, LoopThread, name_of, user_traceback
+from palitra._loop import (
+    BlockingCall,
+    LoopThread,
+    close_if_coroutine,
+    name_of,
+    user_traceback,
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -52,6 +58,9 @@ class _Step(BlockingCall[_T]):
     def cancel_on_loop(self) -> None:
         if not self.settled:
             self._owner.cancel(self)
+
+    def close(self) -> None:
+        self._owner.refused()
 
     def describe(self) -> str:
         return self._owner.name
@@ -90,6 +99,7 @@ class _Owner:
                 self._task = self.loop_thread.create_task(work, self._context)
             except BaseException:
                 work.close()
+                self._steps.clear()  # `step` gets the error, not its place after the end
                 self._finish()
                 raise
             self._task.add_done_callback(self._ended)
@@ -186,6 +196,9 @@ class _Owner:
         else:
             step.fail(asyncio.CancelledError())
 
+    def refused(self) -> None:
+        """A step will not be taken, and was not begun."""
+
     def failed(self, exc: BaseException) -> None:
         """A step has raised *exc*."""
 
@@ -213,11 +226,10 @@ def _uncancel() -> None:
         task.uncancel()
 
 
-def _take(owner: _Owner, operation: Callable[[], Awaitable[_T]], what: str) -> _T:
-    """Have *owner* do *operation*, wait, and return or raise the outcome."""
-    step = _Step(owner, operation)
+def _take(step: _Step[_T], loop_thread: LoopThread, what: str) -> _T:
+    """Have *step* taken, wait, and return or raise the outcome."""
     try:
-        owner.loop_thread.block(step, what, None)
+        loop_thread.block(step, what, None)
         error, step.error = step.error, None
         if error is not None:
             raise error
@@ -238,14 +250,33 @@ class _Face:
         self._free = True  # the one permission to take a step
 
     def _step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T:
+        return self._take(_Step(self._owner, operation), what)
+
+    def _last_step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T | None:
+        """As `_step`; returns None where a shutdown does it, or has."""
+        owner = self._owner
+        if owner.over or not owner.loop_thread.usable:
+            return None
+        step = _Step(owner, operation)
+        try:
+            return self._take(step, what)
+        except RuntimeError:
+            if step.settled or owner.loop_thread.usable:
+                raise
+            return None  # another thread has just begun to shut down
+        finally:
+            del step, operation  # a raised error holds this frame
+
+    def _take(self, step: _Step[_T], what: str) -> _T:
         try:
             del self._free
         except AttributeError:
             raise RuntimeError(f"{self._owner.name} is in use by another thread") from None
         try:
-            return _take(self._owner, operation, what)
+            return _take(step, self._owner.loop_thread, what)
         finally:
             self._free = True
+            del step  # a raised error holds this frame
 
     def __del__(self) -> None:
         owner = self.__dict__.get("_owner")
@@ -286,7 +317,11 @@ class _IterationOwner(_Owner):
             step.operation = functools.partial(self.throw, asyncio.CancelledError())
 
     def _too_late(self, step: _Step[Any]) -> None:
-        step.fail(self.end())
+        if step.operation == self.close:
+            step.result = None  # it is closed
+            step.settle()
+        else:
+            step.fail(self.end())
 
     def end(self) -> Exception:
         """What comes in place of an item when nothing more can."""
@@ -378,9 +413,8 @@ class SyncIterator(_Face, Iterator[_T_co]):
         owner = self._owner
         if not owner.started:
             owner.over = True
-        elif not owner.over and owner.loop_thread.usable:
-            self._step(owner.close, "close()")
-        # Otherwise it is closed, or the shutdown does that.
+        else:
+            self._last_step(owner.close, "close()")
 
     def __enter__(self) -> Self:
         return self
@@ -504,10 +538,11 @@ class _PrefetchOwner(_IterationOwner):
     def _interrupt(self) -> None:
         """End the waiting for an item that nobody wants any more."""
         if self._fetching and self._task is not None:
+            self._fetching = False  # not again: it may be at its clean-up by then
             self._task.cancel()
 
     def _too_late(self, step: _Step[Any]) -> None:
-        if self.buffer:
+        if self.buffer and step.operation != self.close:
             step.result = self.buffer.popleft()
             step.settle()
         else:
@@ -558,6 +593,7 @@ def sync_iter(
 ) -> SyncIterator[Any]:
     """Make the synchronous face of an async iterable, or of a callable that returns one."""
     if not hasattr(type(source), "__aiter__") and not callable(source):
+        close_if_coroutine(source)
         raise TypeError(
             f"sync_iter() takes an async iterable, or a callable that returns one, not {source!r}"
         )
@@ -623,6 +659,9 @@ class _ContextOwner(_Owner, Generic[_T_co]):
     async def _close(self) -> None:
         await self.exit(None)
 
+    def refused(self) -> None:
+        close_if_coroutine(self._source)
+
     def failed(self, exc: BaseException) -> None:
         if self._context_manager is None:
             self.over = True  # it could not be entered, or has been left
@@ -653,9 +692,8 @@ class _SyncContext(_Face, AbstractContextManager[_T_co, bool]):
     ) -> bool:
         if not self._owner.started:
             raise RuntimeError(f"{self._owner.name} has not been entered")
-        if self._owner.over or not self._owner.loop_thread.usable:
-            return False  # the shutdown leaves the context, or has
-        return self._step(functools.partial(self._owner.exit, exc_val), "leaving a context")
+        leave = functools.partial(self._owner.exit, exc_val)
+        return self._last_step(leave, "leaving a context") or False
 
 
 def sync_context(
@@ -670,7 +708,7 @@ def enter_context(loop_thread: LoopThread, source: object) -> Any:
     """Enter now, and leave at the end of the loop."""
     _check_context("enter_context()", source)
     owner: _ContextOwner[Any] = _ContextOwner(loop_thread, source)
-    return _take(owner, owner.enter, "enter_context()")
+    return _take(_Step(owner, owner.enter), loop_thread, "enter_context()")
 
 
 def _check_context(what: str, source: object) -> None:
@@ -678,6 +716,7 @@ def _check_context(what: str, source: object) -> None:
         hint = ""
         if hasattr(type(source), "__enter__"):
             hint = ": it is a synchronous one, which needs no bridge"
+        close_if_coroutine(source)
         raise TypeError(
             f"{what} takes an async context manager, or a callable that returns one, "
             f"not {source!r}{hint}"
@@ -790,8 +829,7 @@ def sync(
     called = fn.__func__ if isinstance(fn, classmethod | staticmethod) else fn
     if not callable(called):
         hint = ": pass the function itself" if inspect.isawaitable(fn) else ""
-        if asyncio.iscoroutine(fn):
-            fn.close()
+        close_if_coroutine(fn)
         raise TypeError(f"sync() takes an async function, not {fn!r}{hint}")
     while isinstance(called, functools.partial):
         called = called.func

@@ -22,7 +22,15 @@ from typing import Any, NoReturn, ParamSpec, TypeGuard, TypeVar, cast
 from palitra import _bridges
 from palitra._future import LoopFuture
 from palitra._gather import Gathering
-from palitra._loop import DeadlockError, LoopThread, RunCall, hint, name_of, user_traceback
+from palitra._loop import (
+    DeadlockError,
+    LoopThread,
+    RunCall,
+    close_if_coroutine,
+    hint,
+    name_of,
+    user_traceback,
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -431,7 +439,8 @@ class AsyncLoopExecutor(Executor):
         """Make a synchronous function of an async one.
 
         Works as a decorator, on functions, methods, and callable objects; inside or outside of
-        ``classmethod`` and ``staticmethod``.
+        ``classmethod`` and ``staticmethod``. Since Python 3.13, the `submit` of a class method
+        knows the class only where this is the outer decorator.
 
         Args:
             fn: An async function, an async generator function, or a function that returns an
@@ -600,6 +609,7 @@ class AsyncLoopExecutor(Executor):
         .. versionadded:: 0.2.0
         """
         if not callable(fn):
+            close_if_coroutine(fn)
             raise TypeError(f"push_async_callback() takes an async function, not {fn!r}")
         context = contextvars.copy_context()
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from palitra._loop import LoopThread, name_of, user_traceback
+from palitra._loop import LoopThread, close_if_coroutine, name_of, user_traceback
 from palitra._waiting import locked, wait_for
 
 if TYPE_CHECKING:
@@ -280,6 +280,7 @@ class LoopFuture(concurrent.futures.Future[_T]):
         self._exception = error
         changed = self._change_on_loop(FINISHED, PENDING, RUNNING)
         if changed is None:
+            self._exception = None  # a worker thread may be faster than the next try
             if unstarted:
                 self._claim = True
             return False
@@ -291,8 +292,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
     def _release(self) -> None:
         """Drop what a call that will not run holds."""
         target, self._target = self._target, None
-        if self._task is None and self._args is None and asyncio.iscoroutine(target):
-            target.close()  # or it would be said never to have been awaited
+        if self._task is None and self._args is None:
+            close_if_coroutine(target)
         self._args = self._kwargs = None
         self._context = _EMPTY
 
@@ -455,7 +456,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
             self._target, self._result = self._result, None
             self._in_worker = False
             self._loop_thread.post(self.start)
-            if not self._loop_thread.ended:
+            # In this order: it may end just now, because this call has ended.
+            if not self._loop_thread.ended or self._state != RUNNING:
                 return
             # It has ended in a way that did not wait for calls.
             self._exception = concurrent.futures.BrokenExecutor("the event loop has ended")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
-from palitra._loop import LoopThread, hint, user_traceback
+from palitra._loop import LoopThread, close_if_coroutine, hint, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
 
@@ -135,7 +135,7 @@ class Gathering:
             task = self._loop_thread.create_task(child, None)
         except BaseException as exc:  # of a task factory
             child.close()
-            _close([awaitable])
+            close_if_coroutine(awaitable)
             self._failed(key, exc)
             return
         if child.cr_frame is not None:  # not at its end
@@ -155,8 +155,7 @@ class Gathering:
     def _task_ended(self, key: int, awaitable: Awaitable[Any], _: object) -> None:
         """A task that was cancelled before its first step never came to run `_await`."""
         if key in self._tasks:
-            if asyncio.iscoroutine(awaitable):
-                awaitable.close()
+            close_if_coroutine(awaitable)
             self._failed(key, asyncio.CancelledError())
             self._finished(key)
 
@@ -206,5 +205,4 @@ class Gathering:
 
 def _close(awaitables: Iterable[object]) -> None:
     for awaitable in awaitables:
-        if asyncio.iscoroutine(awaitable):
-            awaitable.close()
+        close_if_coroutine(awaitable)

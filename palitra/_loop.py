@@ -410,7 +410,10 @@ class LoopThread:
     # -- start --------------------------------------------------------------------------------
 
     def start(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, started if need be; raise where no call is accepted."""
+        """Return the running loop, started if need be; raise where no call is accepted.
+
+        But on the loop's own thread there is a loop until its end.
+        """
         while self._state is State.NEW:
             self.refuse_on_loop("a call from the initializer")
             if self._claims:
@@ -420,7 +423,7 @@ class LoopThread:
                 make_thread(self._main, name=f"{self._name_prefix}_loop").start()
             self._started.wait()
         loop = self._loop
-        if self._state is not State.RUNNING or loop is None:
+        if loop is None or not (self._state is State.RUNNING or self.on_loop()):
             raise self._refusal()
         return loop
 
@@ -857,6 +860,12 @@ def hint(obj: Any) -> str:
     if callable(obj):
         return ": call it, f() instead of f"
     return ""
+
+
+def close_if_coroutine(obj: object) -> None:
+    """Close what nobody will await, or it would be said never to have been awaited."""
+    if asyncio.iscoroutine(obj):
+        obj.close()
 
 
 def user_traceback(exc: BaseException) -> BaseException:

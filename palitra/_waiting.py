@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from _thread import LockType, allocate_lock
+from contextlib import suppress
 
 # Seconds between looks for a Ctrl-C: it does not end the wait for a lock where it comes just before
 # the wait begins; on Windows, never.
@@ -49,10 +50,11 @@ class Moment:
         self._waiters: list[LockType] = []
 
     def happen(self) -> None:
-        """Let everybody go on who waits, now or later."""
+        """Let everybody go on who waits, now or later; several threads may say so at once."""
         self.passed = True
-        while self._waiters:
-            self._waiters.pop().release()
+        with suppress(IndexError):
+            while True:
+                self._waiters.pop().release()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the moment; False after *timeout* seconds."""

@@ -8,8 +8,14 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from palitra._loop import LoopThread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
+
+    from palitra import AsyncLoopExecutor
 
 # Longer than anything here takes, shorter than a test's own time limit.
 PATIENCE = 10.0
@@ -121,3 +127,17 @@ def in_thread(*steps: Callable[[], object]) -> threading.Thread:
 def interrupt() -> None:
     """Send SIGINT to the main thread, where the tests run."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def shut_down_before_the_hand_over(
+    executor: AsyncLoopExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Have another thread's shutdown begin when a call has been made and not yet taken."""
+    accept = LoopThread.accept
+
+    def late_accept(*args: Any) -> None:
+        monkeypatch.undo()
+        executor.shutdown(wait=False)
+        accept(*args)
+
+    monkeypatch.setattr(LoopThread, "accept", late_accept)

@@ -299,6 +299,21 @@ def test_the_runners_gather_on_the_loop_takes_futures_too() -> None:
     assert list(EventLoopThreadRunner.run(gathers())) == [1, 2]
 
 
+def test_the_runners_gather_goes_on_while_a_shutdown_waits() -> None:
+    held = Held()
+
+    async def gathers() -> Any:
+        await held.coroutine()
+        return await EventLoopThreadRunner.gather(asyncio.ensure_future(value_of(1)), value_of(2))
+
+    future = palitra.get_executor().submit(gathers)
+    held.started.wait()
+    palitra.shutdown(wait=False)
+    held.release.open()
+
+    assert list(future.result(PATIENCE)) == [1, 2]
+
+
 def test_the_runners_gather_on_the_loop_fails_and_returns_exceptions() -> None:
     error = ValueError("v")
 

@@ -330,6 +330,16 @@ def test_a_plain_callable_that_runs_cannot_be_cancelled(
     assert not future.cancelled()
 
 
+def test_a_call_that_ends_the_loop_by_its_end_keeps_its_result(
+    quick_loop: dict[str, Any], switching: None
+) -> None:
+    # The worker thread looks once more after its call, which the loop may have ended by then.
+    for number in range(200):
+        with AsyncLoopExecutor(**quick_loop) as executor:
+            future = executor.submit(lambda number: value_of(number), number)
+        assert future.result(PATIENCE) == number
+
+
 def test_the_awaitable_that_a_plain_callable_returned_can_be_cancelled(
     executor: AsyncLoopExecutor, held: Held
 ) -> None:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 import traceback
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
 import palitra
-from contract.gates import PATIENCE, Gate, Held, in_thread, interrupt, value_of
+from contract.gates import (
+    PATIENCE,
+    Gate,
+    Held,
+    in_thread,
+    interrupt,
+    shut_down_before_the_hand_over,
+    value_of,
+)
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
@@ -332,6 +342,76 @@ def test_a_context_that_is_open_at_shutdown_is_left(executor: AsyncLoopExecutor)
 
     assert len(manager.seen) == 2
     assert len(set(manager.tasks)) == 1
+
+
+def test_leaving_is_quiet_where_a_shutdown_has_just_begun(
+    executor: AsyncLoopExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = Manager()
+    with pytest.raises(ValueError, match="of the body"), executor.sync_context(manager):
+        shut_down_before_the_hand_over(executor, monkeypatch)
+        raise ValueError("of the body")
+
+    executor.shutdown()
+    assert len(manager.seen) == 2
+
+
+def test_a_task_factory_that_fails_fails_the_entering(executor: AsyncLoopExecutor) -> None:
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        raise OSError("no task")
+
+    executor.get_loop().set_task_factory(factory)
+    with pytest.raises(OSError, match="no task"):
+        executor.sync_context(Manager()).__enter__()
+    with pytest.raises(OSError, match="no task"):
+        executor.enter_context(Manager())
+    executor.get_loop().set_task_factory(None)
+
+
+class Request(Coroutine[Any, Any, Any]):
+    """A coroutine that is a context manager too, as HTTP clients return it."""
+
+    def __init__(self) -> None:
+        self.coro = value_of(1)
+
+    def send(self, value: Any, /) -> Any:
+        return self.coro.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self.coro.throw(*args)
+
+    def close(self) -> None:
+        self.coro.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.coro.__await__()
+
+    async def __aenter__(self) -> Any:
+        return await self.coro
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        pass
+
+
+def test_a_coroutine_is_refused_and_closed(executor: AsyncLoopExecutor) -> None:
+    takes: list[Callable[[Any], Any]]
+    takes = [executor.sync_context, executor.enter_context, executor.push_async_callback]
+    for take in takes:
+        coro = value_of(1)
+        with pytest.raises(TypeError):
+            take(coro)
+        assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
+
+
+def test_a_refused_request_is_closed(executor: AsyncLoopExecutor) -> None:
+    with executor.sync_context(Request()) as value:
+        assert value == 1
+    executor.shutdown()
+    for enter in (lambda it: executor.sync_context(it).__enter__(), executor.enter_context):
+        request = Request()
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            enter(request)
+        assert inspect.getcoroutinestate(request.coro) == inspect.CORO_CLOSED
 
 
 def test_a_context_that_was_dropped_is_left(executor: AsyncLoopExecutor) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import inspect
 import itertools
+import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,15 @@ from typing import Any
 import pytest
 
 import palitra
-from contract.gates import PATIENCE, Gate, Held, in_thread, interrupt, value_of
+from contract.gates import (
+    PATIENCE,
+    Gate,
+    Held,
+    in_thread,
+    interrupt,
+    shut_down_before_the_hand_over,
+    value_of,
+)
 from palitra import AsyncLoopExecutor, DeadlockError
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
@@ -162,7 +172,7 @@ def test_a_coroutine_is_refused_and_closed(executor: AsyncLoopExecutor) -> None:
 
     with pytest.raises(TypeError):
         executor.sync_iter(coro)
-    coro.close()
+    assert inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED
 
 
 # Errors
@@ -284,6 +294,48 @@ def test_shutdown_closes_the_generator(executor: AsyncLoopExecutor, buffersize: 
         for _ in range(5):
             next(iterator)
     iterator.close()
+
+
+@both
+@pytest.mark.parametrize("close", [True, False])
+def test_shutdown_leaves_the_cleanup_of_a_closed_generator_alone(
+    executor: AsyncLoopExecutor, buffersize: int | None, close: bool
+) -> None:
+    cleanup = Held()
+    cleanup.cleanup.open()
+    loop = executor.get_loop()
+
+    async def generator() -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+            await asyncio.Event().wait()
+        finally:
+            await cleanup.coroutine()
+
+    iterator = executor.sync_iter(generator(), buffersize=buffersize)
+    assert next(iterator) == 1
+    with ThreadPoolExecutor(2) as pool:
+        closing = pool.submit(iterator.close) if close else None
+        del iterator
+        cleanup.started.wait()
+        shutdown = pool.submit(executor.shutdown)
+        # Two turns of the loop after the shutdown has begun, in which it asks for the end.
+        while True:
+            try:
+                executor.submit(str).result(PATIENCE)
+            except RuntimeError:
+                break
+        turned = Gate()
+        loop.call_soon_threadsafe(loop.call_soon, turned.open)
+        turned.wait()
+        cleanup.release.open()
+        shutdown.result(PATIENCE)
+        if closing is not None:
+            closing.result(PATIENCE)
+
+    assert cleanup.ended.is_open
+    assert not cleanup.cancelled.is_open
 
 
 def test_shutdown_that_cancels_ends_a_wait_for_the_next_item(
@@ -628,6 +680,52 @@ def test_closing_ends_a_producer_that_waits_for_a_place(executor: AsyncLoopExecu
     assert counter.closed.is_open
 
 
+def test_closing_at_the_end_hides_no_error(executor: AsyncLoopExecutor) -> None:
+    asked = Gate()
+
+    class Fails:
+        """An iterator that is asked for `athrow` once its error has been put into the buffer."""
+
+        items = iter([1])
+
+        def __aiter__(self) -> AsyncIterator[int]:
+            return self
+
+        async def __anext__(self) -> int:
+            for item in self.items:
+                return item
+            raise ValueError("the real error")
+
+        @property
+        def athrow(self) -> None:
+            asked.open()
+            while not executor._loop_thread.inbox:  # until the closing is handed over
+                time.sleep(0)
+
+    with (
+        pytest.raises(ValueError, match="the real error") as caught,
+        executor.sync_iter(Fails(), buffersize=2) as iterator,
+    ):
+        assert next(iterator) == 1
+        asked.wait()
+        next(iterator)
+    assert caught.value.__context__ is None
+
+
+@both
+def test_a_task_factory_that_fails_fails_the_first_item(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        raise OSError("no task")
+
+    iterator = executor.sync_iter(Counter(1), buffersize=buffersize)
+    executor.get_loop().set_task_factory(factory)
+    with pytest.raises(OSError, match="no task"):
+        next(iterator)
+    executor.get_loop().set_task_factory(None)
+
+
 def test_closing_ends_a_producer_that_waits_for_an_item(executor: AsyncLoopExecutor) -> None:
     held = Held()
     held.cleanup.open()
@@ -721,6 +819,20 @@ def test_it_is_refused_after_shutdown(executor: AsyncLoopExecutor) -> None:
 
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         next(executor.sync_iter(Counter(3)))
+
+
+def test_closing_is_quiet_where_a_shutdown_has_just_begun(
+    executor: AsyncLoopExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = Counter()
+    iterator = executor.sync_iter(counter)
+    next(iterator)
+    shut_down_before_the_hand_over(executor, monkeypatch)
+
+    iterator.close()
+
+    executor.shutdown()
+    assert counter.closed.is_open
 
 
 def test_an_interrupt_cancels_the_wait_and_cleans_up(executor: AsyncLoopExecutor) -> None:
