@@ -54,6 +54,10 @@ class AsyncLoopExecutor(Executor):
     worker thread, so that it never blocks the loop. Futures are `concurrent.futures.Future`s. The
     loop's thread starts with the first call. Leaving the ``with`` block calls `shutdown`.
 
+    When the interpreter ends, the calls in flight are finished first; other threads can make calls
+    as long as they live. Python 3.12 starts no thread after the end of the main thread: what needs
+    a new one is refused there by then (RuntimeError), the first call of an executor, say.
+
     All methods may be called from any thread. Those that wait raise `DeadlockError` on the loop's
     own thread, where they would wait for themselves.
 

@@ -142,15 +142,18 @@ class LoopFuture(concurrent.futures.Future[_T]):
 
     def _prepare(self) -> None:
         # Not super().__init__(), which makes a `threading.Condition` and two lists.
+        self._renew_condition()
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self.watched = False
+
+    def _renew_condition(self) -> None:
         condition = _FutureCondition()
         condition.loop_thread = self._loop_thread
         condition.waiters = ()
         condition.over = False
         self._condition: threading.Condition = condition
-        self._state = PENDING
-        self._result = None
-        self._exception = None
-        self.watched = False
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -314,6 +317,8 @@ class LoopFuture(concurrent.futures.Future[_T]):
             self._context = _EMPTY
             self._state, self._exception = FINISHED, error
             condition.notify_all()
+        else:
+            self._renew_condition()  # whoever settled it just before the fork may have held it
 
     def describe(self) -> str:
         """The name of what is called, as long as it is."""

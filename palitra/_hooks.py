@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio.events
 import atexit
-import concurrent.futures.thread  # noqa: F401  (registers its exit hook before ours, see above)
 import logging
 import os
 import sys
@@ -25,12 +24,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+
+# Imports the module, which registers its exit hook before ours, see above.
+from concurrent.futures.thread import _threads_queues
 from typing import Protocol, TypeVar
 
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
 PATIENCE = 5.0  # seconds of waiting at exit before a log line says what for
+_ATTEMPTS = 100  # at starting afresh in a forked child; each can be interrupted by a signal
 
 
 class Watched(Protocol):
@@ -63,6 +66,8 @@ class _Process:
         self.thread_hook = False
         self.atexit_hook = False
         self.exiting = False
+        self.hurried = False  # by Ctrl-C, twice: nothing is waited for any more
+        self.pid: int | None = None  # where the fork hook has run, or been registered
 
 
 _process = _Process()
@@ -87,10 +92,30 @@ def watch(loop_thread: Watched) -> bool:
                 return False  # it runs atexit handlers, and takes no more of them
         _process.thread_hook = True
     if not _process.atexit_hook:
-        atexit.unregister(_at_exit)  # a forked child inherits the parent's registration, or not
-        atexit.register(_at_exit)
+        if not _at_exit_is_registered():
+            atexit.register(_at_exit)
         _process.atexit_hook = True
     return not _process.exiting
+
+
+class _Sought:
+    """Equal to no handler of atexit, it sees whether ours is among them."""
+
+    found = False
+
+    def __eq__(self, handler: object) -> bool:
+        self.found |= handler is _at_exit
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _at_exit_is_registered() -> bool:
+    # A forked child may have inherited it, or not; and only in its old place do the handlers that
+    # were registered later come before it.
+    sought = _Sought()
+    atexit.unregister(sought)  # type: ignore[arg-type]  # compares it with each
+    return sought.found
 
 
 def restart_after_fork(other: Forked) -> None:
@@ -106,33 +131,64 @@ def _living(objects: weakref.WeakValueDictionary[int, _T]) -> list[_T]:
 def _register_fork_hook() -> None:
     if not _process.fork_hook:
         if hasattr(os, "register_at_fork"):
+            _process.pid = os.getpid()
+            # Twice: Ctrl-C may come before the first line of the first.
+            os.register_at_fork(after_in_child=_forked)
             os.register_at_fork(after_in_child=_forked)
         # Not before: another thread may fork meanwhile, and its child must register it too.
         _process.fork_hook = True
 
 
 def _forked() -> None:
+    """In a forked child: start afresh, whatever a signal handler raises meanwhile."""
+    interruption = None
+    for _ in range(_ATTEMPTS):
+        try:
+            if _process.pid != os.getpid():
+                _start_afresh()
+                _process.pid = os.getpid()
+            break
+        except BaseException as exc:
+            interruption = exc
+    if interruption is not None:
+        raise interruption  # for the interpreter to print
+
+
+def _start_afresh() -> None:
     # Another thread may have held it, inside asyncio.new_event_loop, and is not here.
     asyncio.events._lock = threading.Lock()  # type: ignore[attr-defined]
     # multiprocessing empties the atexit table of its children, so that the hook must be
     # registered again there; a fork from inside an exit does not make the child exit.
     _process.atexit_hook = False
-    _process.exiting = False
+    _process.exiting = _process.hurried = False
     for other in (*_living(_process.others), *_living(_process.loop_threads)):
-        try:
-            other.after_fork_in_child()
-        except Exception:
-            LOGGER.exception("%r could not start afresh after a fork", other)
+        other.after_fork_in_child()
 
 
 def _main_thread_ends() -> None:
     """Finish the calls in flight, not those that other threads still make afterwards."""
     loop_threads = _living(_process.loop_threads)
     _wait(loop_threads, [lt.wait_for_calls for lt in loop_threads])
-    if _atexit_is_skipped():
-        _at_exit()
-    else:
+    if not _atexit_is_skipped():
         _finish([lt for lt in loop_threads if lt.ends_with_main_thread])
+    elif any(map(_goes_on, threading.enumerate())):
+        # Not here: they may wait for what other hooks are about to do.
+        threading.Thread(target=_at_exit_of_others, name="palitra_exit").start()
+    else:
+        _at_exit()
+
+
+def _goes_on(thread: threading.Thread) -> bool:
+    """Whether a process that ends waits for *thread*, which no hook ends."""
+    own = threading.current_thread(), threading.main_thread()
+    return not (thread.daemon or thread in own or thread in _threads_queues)
+
+
+def _at_exit_of_others() -> None:
+    """Do what is done at exit, once the other threads have ended."""
+    while others := [*filter(_goes_on, threading.enumerate())]:
+        others[0].join()
+    _at_exit()
 
 
 def _atexit_is_skipped() -> bool:
@@ -154,31 +210,40 @@ def _at_exit() -> None:
 
 
 def _finish(loop_threads: list[Watched]) -> None:
-    for loop_thread in loop_threads:
-        loop_thread.begin_exit()
-    _wait(loop_threads, [lt.join for lt in loop_threads])
+    def begin(_: object) -> bool:
+        for loop_thread in loop_threads:
+            loop_thread.begin_exit()
+        return True
+
+    _wait(loop_threads, [begin, *(lt.join for lt in loop_threads)])
 
 
 def _wait(loop_threads: list[Watched], waits: list[Callable[[float | None], bool]]) -> None:
     """Wait, one after another; a log line after a while, and Ctrl-C cancels what is waited for.
 
-    A second Ctrl-C ends the waiting. Neither is raised, nor what other signal handlers raise: an
-    exception here would only be printed by the interpreter, which is ending anyway, and would keep
-    the other hooks from running.
+    A second Ctrl-C ends this waiting and all that would follow. Neither is raised, nor what other
+    signal handlers raise: an exception here would only be printed by the interpreter, which is
+    ending anyway, and would keep the other hooks from running.
     """
     deadline = time.monotonic() + PATIENCE
-    logged = cancelled = False
+    logged = interrupted = cancelled = False
     while waits:
         try:
-            if waits[0](None if logged else max(0.0, deadline - time.monotonic())):
+            if interrupted and not cancelled:
+                for loop_thread in loop_threads:
+                    loop_thread.cancel_everything()
+                cancelled = True
+            patience = 0.0 if _process.hurried else deadline - time.monotonic()
+            if waits[0](None if logged and not _process.hurried else max(0.0, patience)):
                 del waits[0]
+            elif _process.hurried:
+                return
             elif not logged:
                 logged = True
                 names = ", ".join(filter(None, (lt.waited_for() for lt in loop_threads)))
                 LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
         except BaseException:
-            if cancelled:
+            if _process.hurried:
                 return
-            cancelled = True
-            for loop_thread in loop_threads:
-                loop_thread.cancel_everything()
+            _process.hurried = interrupted
+            interrupted = True

@@ -144,6 +144,7 @@ class LoopThread:
         self._loop_factory = loop_factory
         self._debug = debug
         self._abandoned: list[object] = []
+        self._orphans: list[Call] = []  # in a forked child: the parent's calls, to be settled
         self._reset(State.NEW)
 
     def _reset(self, state: State) -> None:
@@ -496,7 +497,8 @@ class LoopThread:
 
     def _cancel_tasks(self) -> None:
         for task in asyncio.all_tasks():
-            task.cancel()
+            if task is not self._winding_down:  # it waits for their clean-up, and ends the loop
+                task.cancel()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of the loop's thread and of the worker threads; False if in vain."""
@@ -520,9 +522,9 @@ class LoopThread:
         """Wait for the calls that were in flight when this was first called; False if too long."""
         if self._exit_watch is None:
             self._exit_watch = _ExitWatch(self._calls)
-            for call in self._exit_watch.snapshot:
-                if call not in self._calls:
-                    self._exit_watch.discard(call)  # it finished before the watch was set
+        for call in self._exit_watch.snapshot:
+            if call not in self._calls:
+                self._exit_watch.discard(call)  # it finished before the watch was set
         self.wake()  # Ctrl-C may have kept somebody from it
         return self._exit_watch.none_left.wait(timeout)
 
@@ -546,6 +548,15 @@ class LoopThread:
             # Whatever task factory there is.
             loop = asyncio.get_running_loop()
             self._winding_down = asyncio.Task(self._leave_contexts(), loop=loop)
+            self._winding_down.add_done_callback(self._wound_down)
+
+    def _wound_down(self, task: asyncio.Task[None]) -> None:
+        """On the loop: begin again where user code has ended the task, cancelling all there are."""
+        self._winding_down = None
+        if not self._done:
+            if not task.cancelled():
+                task.exception()  # which has gone to `run_forever` as well
+            self._wind_down()
 
     def add_exit(self, leave: Callable[[], Awaitable[object]]) -> None:
         """On the loop: await *leave* before the loop ends, before those that were added earlier."""
@@ -601,13 +612,24 @@ class LoopThread:
     def _fail_calls(self) -> None:
         calls = list(self._calls)
         while calls:
-            calls = [call for call in calls if not call.fail(self._failure())]
+            calls = [call for call in calls if not self._fail(call)]
             if calls:
                 time.sleep(_PAUSE)
 
+    def _fail(self, call: Call) -> bool:
+        try:
+            return call.fail(self._failure())
+        except BaseException:  # the other calls are to be settled, whatever this one's user wants
+            LOGGER.critical("exception in a done-callback", exc_info=True)
+            return True
+
     def after_fork_in_child(self) -> None:
-        """Start afresh: the parent's thread, its loop and its locks are not here."""
+        """Start afresh: the parent's thread, its loop and its locks are not here.
+
+        Called again where it is interrupted.
+        """
         calls = list(self._calls)
+        self._orphans += calls
         if self._loop is not None:
             # They stay untouched as long as this process lives: closing the loop, or ending its
             # tasks, would act on sockets that the parent goes on using.
@@ -617,15 +639,20 @@ class LoopThread:
             self.inbox.clear()
             for end in self._doorbell:
                 end.close()
-        self._started.happen()  # this thread may be a starter, and have forked in a signal handler
+        # This thread may wait for one of them, and have forked in a signal handler.
+        self._started.happen()
+        self._stopped.happen()
+        if self._exit_watch is not None:
+            self._exit_watch.none_left.happen()
         self.workers.abandon()
         self._reset(State.SHUTDOWN if self._state is State.SHUTDOWN else State.NEW)
-        for call in calls:
-            call.abandon(
+        while self._orphans:
+            self._orphans[-1].abandon(
                 concurrent.futures.BrokenExecutor(
                     "this call belongs to the parent process, where it goes on; make it again here"
                 )
             )
+            self._orphans.pop()
 
 
 class _Event(io.FileIO):
@@ -838,7 +865,9 @@ def _checked(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
 
 def current_loop_thread() -> LoopThread | None:
     """The loop thread that the caller is on."""
-    return getattr(_current, "loop_thread", None)
+    loop_thread: LoopThread | None = getattr(_current, "loop_thread", None)
+    # In a child that was forked on a loop's thread, this is that thread no more.
+    return loop_thread if loop_thread is not None and loop_thread.on_loop() else None
 
 
 def name_of(what: object) -> str:

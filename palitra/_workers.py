@@ -153,3 +153,5 @@ class WorkerThreads:
     def abandon(self) -> None:
         """In a forked child: only the thread that forked is here, and it ends."""
         self._abandoned = True
+        for stopped in self.threads.values():
+            stopped.happen()  # this thread may wait for it

@@ -13,6 +13,7 @@ import traceback
 from concurrent.futures import (
     FIRST_COMPLETED,
     FIRST_EXCEPTION,
+    BrokenExecutor,
     CancelledError,
     Future,
     ThreadPoolExecutor,
@@ -328,6 +329,25 @@ def test_a_plain_callable_that_runs_cannot_be_cancelled(
     held.release.open()
     assert future.result(PATIENCE) == 7
     assert not future.cancelled()
+
+
+def test_a_callback_that_wants_to_exit_keeps_no_other_call_from_failing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def initialize() -> None:
+        if not threading.current_thread().name.endswith("_loop"):
+            raise ValueError("no worker thread")
+
+    def exits(future: Future[Any]) -> None:
+        sys.exit(3)
+
+    with AsyncLoopExecutor(initializer=initialize) as executor:
+        calls = [executor.submit(asyncio.Event().wait) for _ in range(3)]
+        calls[0].add_done_callback(exits)
+        calls.append(executor.submit(int))
+
+        assert {type(call.exception(PATIENCE)) for call in calls} == {BrokenExecutor}
+    assert "exception in a done-callback" in caplog.messages
 
 
 def test_a_call_that_ends_the_loop_by_its_end_keeps_its_result(

@@ -86,8 +86,7 @@ class TestCallsInFlight:
     def test_coroutines_in_flight_finish(
         self, printed_by: Callable[..., list[str]], executor: str
     ) -> None:
-        assert (
-            printed_by(f"""
+        lines = printed_by(f"""
             async def first():
                 await main_thread_ended()
                 say("first")
@@ -101,9 +100,8 @@ class TestCallsInFlight:
             executor.submit(second)
             started.wait()
         """)
-            == ["first", "second"]
-            or executor != EXECUTORS["one at a time"]
-        )
+        assert sorted(lines) == ["first", "second"]
+        assert lines == ["first", "second"] or executor != EXECUTORS["one at a time"]
 
     def test_calls_that_wait_for_their_turn_run(self, printed_by: Callable[..., list[str]]) -> None:
         assert printed_by("""
@@ -686,6 +684,47 @@ class TestCleanup:
         assert (ended.returncode, ended.stdout) == (0, "last\nfirst\n")
         assert ended.stderr.splitlines()[-1] == "ValueError: cannot leave"
 
+    def test_contexts_are_left_where_all_tasks_are_cancelled_meanwhile(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by("""
+            def cancel_all():
+                for task in asyncio.all_tasks():
+                    task.cancel()
+
+            async def stop():
+                # The task that leaves the contexts is there and has not begun.
+                executor.shutdown(wait=False)
+                asyncio.get_running_loop().call_soon(cancel_all)
+
+            async def callback():
+                say("left")
+
+            executor = palitra.AsyncLoopExecutor()
+            executor.push_async_callback(callback)
+            executor.run(stop())
+            executor.shutdown()
+            say("shut down")
+        """) == ["left", "shut down"]
+
+    def test_contexts_are_left_where_the_report_of_one_wants_to_exit(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by("""
+            async def fails():
+                raise ValueError
+
+            async def callback():
+                say("left")
+
+            executor = palitra.AsyncLoopExecutor()
+            executor.push_async_callback(callback)
+            executor.push_async_callback(fails)
+            executor.get_loop().set_exception_handler(lambda loop, context: sys.exit(1))
+            executor.shutdown()
+            say("shut down")
+        """) == ["left", "shut down"]
+
     def test_the_loop_is_closed_and_its_thread_has_ended(
         self, printed_by: Callable[..., list[str]]
     ) -> None:
@@ -745,6 +784,84 @@ class TestLongWaits:
             "",
             ["cleaned up", "context left"],
             3,
+        )
+
+    def test_the_line_comes_once_after_five_seconds(self, start: Callable[..., Child]) -> None:
+        child = start("""
+            logging.basicConfig(stream=sys.stdout, format="%(message)s")
+
+            async def call():
+                await main_thread_ended()
+                await asyncio.sleep(4.5)
+                say("before")
+                # Longer than twice the five seconds: there is no second line.
+                await asyncio.sleep(7)
+                say("after")
+
+            palitra.get_executor().submit(call)
+            started.wait()
+        """)
+        ended = child.finish()
+
+        before, line, after = ended.stdout.splitlines()
+        assert (before, after) == ("before", "after")
+        assert "call" in line
+        assert (ended.stderr, ended.returncode) == ("", 0)
+
+    def test_a_second_ctrl_c_ends_all_waiting(self, start: Callable[..., Child]) -> None:
+        child = start("""
+            async def stays():
+                await main_thread_ended()
+                say("waited for")
+                while True:
+                    try:
+                        await asyncio.Event().wait()
+                    except asyncio.CancelledError:
+                        say("cancelled")
+
+            executor = palitra.AsyncLoopExecutor()
+            executor.submit(threading.Event().wait)
+            executor.submit(stays)
+            started.wait()
+        """)
+        child.expect("waited for")
+        child.send_signal(signal.SIGINT)
+        child.expect("cancelled")
+        child.send_signal(signal.SIGINT)
+        ended = child.finish()
+
+        assert (ended.stderr, ended.stdout, ended.returncode) == ("", "", 0)
+
+    def test_ctrl_c_ends_a_cleanup_that_hangs_with_its_own_cleanup(
+        self, start: Callable[..., Child]
+    ) -> None:
+        child = start("""
+            from contextlib import asynccontextmanager
+
+            @asynccontextmanager
+            async def context():
+                yield
+                try:
+                    say("leaving")
+                    await asyncio.Event().wait()
+                finally:
+                    await asyncio.sleep(0.05)
+                    say("left")
+
+            async def callback():
+                say("last")
+
+            palitra.push_async_callback(callback)
+            palitra.enter_context(context())
+        """)
+        child.expect("leaving")
+        child.send_signal(signal.SIGINT)
+        ended = child.finish()
+
+        assert (ended.stderr, ended.stdout.splitlines(), ended.returncode) == (
+            "",
+            ["left", "last"],
+            0,
         )
 
     def test_the_line_is_logged_under_palitras_name_for_calls_taken_late_too(

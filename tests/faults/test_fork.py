@@ -9,6 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interpreters import Child
+
 each_executor = pytest.mark.parametrize(
     "executor",
     ["palitra.get_executor()", "palitra.AsyncLoopExecutor(thread_name_prefix='explicit')"],
@@ -225,6 +227,77 @@ class TestFork:
             say(fork(child))
         """) == ["4", "7"]
 
+    def test_atexit_handlers_of_the_parents_may_call_in_the_child_that_called(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by("""
+            parent = os.getpid()
+
+            def handler():
+                if os.getpid() != parent:
+                    say(palitra.run(double(2)))
+
+            palitra.run(double(1))
+            atexit.register(handler)
+            say(fork(lambda: palitra.run(double(1))))
+        """) == ["4", "7"]
+
+    def test_ctrl_c_that_comes_with_it_leaves_a_child_that_can_call(
+        self, start: Callable[..., Child]
+    ) -> None:
+        child = start("""
+            import _thread
+
+            # A hook before palitra's own: the interruption comes as that begins.
+            os.register_at_fork(after_in_child=_thread.interrupt_main)
+            executor = palitra.AsyncLoopExecutor()
+            call = executor.submit(asyncio.sleep, 3600)
+            use(executor)
+            use(palitra.get_executor())
+
+            def child():
+                use(executor)
+                use(palitra.get_executor())
+                say(type(call.exception(1)).__name__)
+
+            say(fork(child))
+            call.cancel()
+        """)
+        ended = child.finish()
+
+        assert (ended.stdout.splitlines(), ended.returncode) == (["BrokenExecutor", "7"], 0)
+        # The interpreter's words: it prints what it cannot raise.
+        assert ended.stderr.count("KeyboardInterrupt") == 1
+
+    def test_in_a_signal_handler_lets_both_go_on_from_a_shutdown(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by("""
+            def handler(number, frame):
+                global pid
+                pid = os.fork()
+                release.set()
+
+            async def call():
+                loop = asyncio.get_running_loop()
+                loop.call_later(0.05, os.kill, os.getpid(), signal.SIGUSR1)
+                while not release.is_set():
+                    await asyncio.sleep(0.01)
+
+            pid = None
+            release = threading.Event()
+            signal.signal(signal.SIGUSR1, handler)
+            executor = palitra.AsyncLoopExecutor()
+            executor.submit(str).result()
+            executor.submit(call)
+            executor.shutdown()
+            if pid:
+                say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                say("parent")
+            else:
+                say("child")
+        """) == ["child", "0", "parent"]
+
 
 class TestTheParentsCalls:
     def test_fail_in_the_child_and_finish_in_the_parent(
@@ -296,6 +369,41 @@ class TestTheParentsCalls:
             "callable",
             "waiting callable",
         ]
+
+    @pytest.mark.parametrize("settled", [False, True])
+    def test_end_in_the_child_where_somebody_holds_their_lock(
+        self, printed_by: Callable[..., list[str]], settled: bool
+    ) -> None:
+        assert printed_by(f"""
+            held, announced, release = [threading.Event() for _ in range(3)]
+
+            def hold():
+                with future._condition:
+                    held.set()
+                    release.wait()
+
+            def announce(future):
+                # Among the calls until it has called back.
+                announced.set()
+                release.wait()
+
+            def child():
+                say(type(future.exception(1)).__name__, future.done())
+
+            async def call():
+                await asyncio.Event().wait() if not {settled} else None
+
+            executor = palitra.AsyncLoopExecutor()
+            future = executor.submit(call)
+            if {settled}:
+                future.add_done_callback(announce)
+                announced.wait()
+            threading.Thread(target=hold).start()
+            held.wait()
+            say(fork(child, os._exit))
+            release.set()
+            future.cancel()
+        """) == ["NoneType True" if settled else "BrokenExecutor True", "7"]
 
     def test_a_cancelled_call_stays_cancelled(self, printed_by: Callable[..., list[str]]) -> None:
         assert printed_by("""
@@ -517,6 +625,25 @@ class TestOtherThreads:
             say(codes)
         """) == ["{7}"]
 
+    def test_may_be_about_to_renew_the_default(self, printed_by: Callable[..., list[str]]) -> None:
+        assert printed_by("""
+            from palitra import _default
+
+            held, release = threading.Event(), threading.Event()
+
+            def hold():
+                with _default._default._lock:
+                    held.set()
+                    release.wait()
+
+            palitra.run(double(1))
+            palitra.shutdown()
+            threading.Thread(target=hold).start()
+            held.wait()
+            say(fork(lambda: use(palitra.get_executor()), os._exit))
+            release.set()
+        """) == ["7"]
+
     @pytest.mark.parametrize("first", ["executor", "palitra.get_executor()"])
     def test_may_be_about_to_register_the_hook_for_forks(
         self, printed_by: Callable[..., list[str]], first: str
@@ -578,6 +705,19 @@ class TestOwnThreads:
             say(executor.run(call()))
             use(executor)
         """) == ["7"]
+
+    def test_the_runner_waits_in_a_child_that_a_coroutine_has_forked(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by("""
+            def child():
+                say(palitra.EventLoopThreadRunner.gather(double(1), double(2)))
+
+            async def call():
+                return fork(child, os._exit)
+
+            say(palitra.run(call()))
+        """) == ["[2, 4]", "7"]
 
     @each_executor
     def test_a_worker_thread_may_fork(
@@ -717,6 +857,32 @@ class TestMultiprocessing:
                 use(executor)
             """,
         ) == ["finished", "left", "0"]
+
+    @each_method
+    def test_a_thread_that_outlives_the_main_thread_is_served(
+        self, printed_by: Callable[..., list[str]], method: str
+    ) -> None:
+        assert printed_by(
+            MULTIPROCESSING,
+            f"""
+            def outlive():
+                wait_for_main_thread_to_end()
+                say(executor.run(double(4)))
+
+            def leave_behind():
+                executor.enter_context(pool())
+                use(executor)
+                threading.Thread(target=outlive).start()
+                started.wait()
+
+            if __name__ == "__main__":
+                use(executor)
+                process = multiprocessing.get_context("{method}").Process(target=leave_behind)
+                process.start()
+                process.join()
+                say(process.exitcode)
+            """,
+        ) == ["8", "left", "0"]
 
     @each_method
     def test_a_process_may_leave_by_sys_exit(
