@@ -503,14 +503,12 @@ class TestOtherThreads:
             os.register_at_fork(after_in_parent=going.clear)
             executor = palitra.AsyncLoopExecutor()
             calls = [submit, submit, run, run, shut_down, shut_down]
-            threads = [threading.Thread(target=repeat, args=[call]) for call in calls]
+            threads = [threading.Thread(target=repeat, args=[call], daemon=True) for call in calls]
             for thread in threads:
                 thread.start()
-            try:
-                say({{fork_among_calls() for _ in range(20)}})
-            finally:
-                stop.set()
-                going.set()
+            say({{fork_among_calls() for _ in range(20)}})
+            stop.set()
+            going.set()
             for thread in threads:
                 thread.join()
             use(executor)
