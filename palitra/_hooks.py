@@ -227,14 +227,18 @@ def _wait(loop_threads: list[Watched], waits: list[Callable[[float | None], bool
     """
     deadline = time.monotonic() + PATIENCE
     logged = interrupted = cancelled = False
+    patience: float | None
     while waits:
         try:
             if interrupted and not cancelled:
                 for loop_thread in loop_threads:
                     loop_thread.cancel_everything()
                 cancelled = True
-            patience = 0.0 if _process.hurried else deadline - time.monotonic()
-            if waits[0](None if logged and not _process.hurried else max(0.0, patience)):
+            if _process.hurried:
+                patience = 0.0
+            else:
+                patience = None if logged else max(0.0, deadline - time.monotonic())
+            if waits[0](patience):
                 del waits[0]
             elif _process.hurried:
                 return
