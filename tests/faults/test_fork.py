@@ -375,7 +375,7 @@ class TestTheParentsCalls:
         self, printed_by: Callable[..., list[str]], settled: bool
     ) -> None:
         assert printed_by(f"""
-            held, announced, release = [threading.Event() for _ in range(3)]
+            held, watched, announced, release = [threading.Event() for _ in range(4)]
 
             def hold():
                 with future._condition:
@@ -391,12 +391,14 @@ class TestTheParentsCalls:
                 say(type(future.exception(1)).__name__, future.done())
 
             async def call():
-                await asyncio.Event().wait() if not {settled} else None
+                while not watched.is_set():
+                    await asyncio.sleep(0.01)
 
             executor = palitra.AsyncLoopExecutor()
             future = executor.submit(call)
             if {settled}:
                 future.add_done_callback(announce)
+                watched.set()
                 announced.wait()
             threading.Thread(target=hold).start()
             held.wait()
