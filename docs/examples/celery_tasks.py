@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 from celery import Celery
+from celery.signals import worker_process_shutdown
 
 import palitra
 
@@ -39,6 +40,12 @@ def shared_session() -> aiohttp.ClientSession:
     """One session for each worker process, opened by the first task."""
     with opening:
         return open_session()
+
+
+@worker_process_shutdown.connect
+def finish(**_: Any) -> None:
+    """Close the session: Celery ends its processes without Python's own exit."""
+    palitra.shutdown()
 
 
 @app.task

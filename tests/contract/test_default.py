@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -349,7 +348,7 @@ def test_the_runners_gather_fails_and_returns_exceptions_outside() -> None:
         EventLoopThreadRunner.gather(asyncio.Event().wait(), timeout=0.01)
 
 
-def test_the_program_of_the_first_readme_runs() -> None:
+def test_the_program_of_the_first_readme_runs(python: Python) -> None:
     """With a real server in place of the public one; the calls are the README's."""
 
     @asynccontextmanager
@@ -367,18 +366,31 @@ def test_the_program_of_the_first_readme_runs() -> None:
         yield [f"http://127.0.0.1:{port}/comments/{number}" for number in range(1, 11)]
         await runner.cleanup()
 
-    async def fetch_url(session: aiohttp.ClientSession, url: str) -> Any:
-        async with session.get(url) as response:
-            return await response.json()
-
     with palitra.sync_context(serve()) as urls:
+        end = python.run(
+            """
+            import sys
 
-        async def fetch_all() -> Any:
-            async with aiohttp.ClientSession() as session:
-                return await EventLoopThreadRunner.gather(
-                    *[fetch_url(session, url) for url in urls]
-                )
+            import aiohttp
 
-        comments = EventLoopThreadRunner.run(fetch_all())
+            urls = sys.argv[1:]
 
-    assert list(comments) == [{"id": number} for number in range(1, 11)]
+            async def fetch_url(session, url):
+                async with session.get(url) as response:
+                    return await response.json()
+
+            from palitra import EventLoopThreadRunner
+            async def fetch_all():
+                async with aiohttp.ClientSession() as session:
+                    return await EventLoopThreadRunner.gather(
+                        *[fetch_url(session, url) for url in urls]
+                    )
+            comments = EventLoopThreadRunner.run(fetch_all())
+
+            print(comments)
+            """,
+            *urls,
+        )
+
+    comments = [{"id": number} for number in range(1, 11)]
+    assert (end.returncode, end.stdout, end.stderr) == (0, f"{comments}\n", "")

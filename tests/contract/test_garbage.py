@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from contract.gates import PATIENCE, Gate, Held, value_of
+from contract.gates import PATIENCE, Gate, Held, interrupt, value_of
 from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
@@ -292,6 +292,35 @@ def test_a_gather_that_timed_out_leaves_nothing(executor: AsyncLoopExecutor, wat
         future = watch(executor.submit(returns, watch(Thing())))
         with suppress(TimeoutError):
             executor.gather(never(watch(Thing())), future, timeout=0.01)
+
+    ask()
+
+    assert watch.all_gone()
+
+
+@pytest.mark.parametrize("wait", ["run", "gather"])
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+@pytest.mark.parametrize("answer", [asyncio.CancelledError, Failure])
+def test_an_interrupted_call_leaves_nothing(
+    executor: AsyncLoopExecutor,
+    watch: Watch,
+    wait: str,
+    timeout: float | None,
+    answer: type[BaseException],
+) -> None:
+    async def waits(thing: Any) -> None:
+        local = watch(Thing())
+        interrupt()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise answer(thing, local) from None
+
+    def ask() -> None:
+        local = watch(Thing())
+        blocking: Any = executor.run if wait == "run" else executor.gather
+        with suppress(KeyboardInterrupt):
+            blocking(watch(waits(local)), timeout=timeout)
 
     ask()
 

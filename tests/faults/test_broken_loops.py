@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from concurrent.futures import BrokenExecutor, wait
 from typing import TYPE_CHECKING, NoReturn
@@ -244,3 +245,120 @@ def test_a_stopped_loop_does_not_keep_a_program(printed_by: Callable[..., list[s
         palitra.get_executor().submit(call)
         started.wait()
     """) == ["finished"]
+
+
+OUTSTANDING = """
+    async def outstanding():
+        started.set()
+        await let_go.wait()
+        return "settled"
+
+    let_go = asyncio.Event()
+    executor = palitra.get_executor()
+    loop = executor.get_loop()
+    future = executor.submit(outstanding)
+    started.wait()
+"""
+GOES_ON = """
+    use(executor)
+    loop.call_soon_threadsafe(let_go.set)
+    say(future.result())
+"""
+
+
+class TestPrograms:
+    """The same in child programs, with nothing on standard error but what asyncio has to say."""
+
+    def test_an_exit_in_a_task_of_their_own(self, printed_by: Callable[..., list[str]]) -> None:
+        leave = """
+            async def leave():
+                sys.exit("not the program")
+
+            async def start():
+                # That somebody looks at the exception keeps asyncio from saying that nobody did.
+                asyncio.create_task(leave()).add_done_callback(lambda task: say(task.exception()))
+
+            executor.run(start())
+        """
+
+        assert printed_by(OUTSTANDING, leave, GOES_ON) == ["not the program", "settled"]
+
+    def test_stop_the_loop(self, printed_by: Callable[..., list[str]]) -> None:
+        stop = """
+            async def stop():
+                asyncio.get_running_loop().stop()
+
+            executor.run(stop())
+            loop.call_soon_threadsafe(loop.stop)
+        """
+
+        assert printed_by(OUTSTANDING, stop, GOES_ON) == ["settled"]
+
+    def test_try_to_close_the_loop(self, printed_by: Callable[..., list[str]]) -> None:
+        close = """
+            async def close():
+                loop.close()
+
+            for attempt in loop.close, lambda: executor.run(close()):
+                try:
+                    attempt()
+                except RuntimeError as error:
+                    say(error)
+        """
+        refusal = "Cannot close a running event loop"
+
+        assert printed_by(OUTSTANDING, close, GOES_ON) == [refusal, refusal, "settled"]
+
+    def test_close_the_loop(self, start: Callable[..., Child]) -> None:
+        ended = start("""
+            class Closing(asyncio.SelectorEventLoop):
+                def run_forever(self):
+                    super().run_forever()
+                    self.close()  # as a thread may that has stopped it
+
+            async def outstanding():
+                started.set()
+                await asyncio.Event().wait()
+
+            executor = palitra.AsyncLoopExecutor(loop_factory=Closing)
+            loop = executor.get_loop()
+            future = executor.submit(outstanding)
+            started.wait()
+            loop.call_soon_threadsafe(loop.stop)
+            for call in (
+                lambda: future.result(),
+                lambda: executor.run(double(1)),
+                lambda: executor.gather(double(1), double(2)),
+                lambda: executor.submit(double, 1),
+            ):
+                try:
+                    call()
+                except RuntimeError as error:
+                    say(error)
+            use(palitra.get_executor())
+        """).finish()
+
+        why = "the event loop failed: RuntimeError('Event loop is closed')"
+        assert (ended.stdout.splitlines(), ended.returncode) == ([why] * 4, 0)
+        # asyncio says this of each task that is left on a closed loop: nothing can end it any more.
+        assert re.fullmatch(
+            r"Task was destroyed but it is pending!\n"
+            r"(source_traceback: .*\n(  .*\n)*)?"  # in the development mode
+            r"task: <Task pending .*>\n",
+            ended.stderr,
+        ), ended.stderr
+
+    def test_block_the_loop_for_seconds(self, printed_by: Callable[..., list[str]]) -> None:
+        block = """
+            async def block():
+                blocked.set()
+                time.sleep(2)
+                return "blocked"
+
+            blocked = threading.Event()
+            blocking = executor.submit(block)
+            blocked.wait()
+            say(executor.run(double(1)), blocking.done(), blocking.result())
+        """
+
+        assert printed_by(OUTSTANDING, block, GOES_ON) == ["2 True blocked", "settled"]

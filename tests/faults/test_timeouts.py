@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 THIS_FILE = Path(__file__).name
 LIMIT = 10.0
+LATE = 4.0  # seconds after which a call ends by itself: well past the grace, which is one second
 
 
 class Gate:
@@ -41,8 +42,8 @@ def gate() -> Iterator[Gate]:
     gate.open()
 
 
-def block(gate: Gate) -> None:
-    gate.lock.acquire(timeout=LIMIT)
+def block(gate: Gate, limit: float = LIMIT) -> None:
+    gate.lock.acquire(timeout=limit)
 
 
 def time_out(wait: Callable[[float], object], started: threading.Event) -> TimeoutError:
@@ -143,14 +144,16 @@ class TestTimeouts:
                 try:
                     await let_go.wait()
                 except asyncio.CancelledError:
-                    pass
+                    asyncio.get_running_loop().call_later(LATE, let_go.set)
             ended.set()
 
         blocking = executor.run if wait == "run" else executor.gather
         error = time_out(lambda timeout: blocking(ignore_cancellation(), timeout=timeout), started)
+        left = not ended.is_set()
         went_on = executor.run(asyncio.sleep(0, "goes on"))
         executor.get_loop().call_soon_threadsafe(let_go.set)
 
+        assert left
         assert went_on == "goes on"
         assert ended.wait(LIMIT)
         # Where the coroutine waits, and where the loop's thread stands.
@@ -158,18 +161,24 @@ class TestTimeouts:
         assert "selectors.py" in note or "in LoopThread" in note
         assert ("ignore_cancellation" if wait == "run" else "gather of 1") in note
 
+    @pytest.mark.parametrize("wait", ["run", "gather"])
     def test_a_blocked_loop_is_left_with_a_note_that_says_where_it_stands(
-        self, executor: palitra.AsyncLoopExecutor, gate: Gate
+        self, executor: palitra.AsyncLoopExecutor, gate: Gate, wait: str
     ) -> None:
         started = threading.Event()
+        ended = threading.Event()
 
         async def call() -> None:
             started.set()
-            block(gate)
+            block(gate, LATE)
+            ended.set()
 
-        error = time_out(lambda timeout: executor.run(call(), timeout=timeout), started)
+        blocking = executor.run if wait == "run" else executor.gather
+        error = time_out(lambda timeout: blocking(call(), timeout=timeout), started)
+        left = not ended.is_set()
 
         gate.open()
+        assert left
         line = inspect.getsourcelines(block)[1] + 1
         note = notes(error)
         assert THIS_FILE in note
@@ -177,15 +186,16 @@ class TestTimeouts:
         assert "block" in note
         assert executor.run(asyncio.sleep(0, "goes on")) == "goes on"
 
+    @pytest.mark.parametrize("wait", ["run", "gather"])
     def test_a_call_behind_another_that_blocks_the_loop_never_starts(
-        self, executor: palitra.AsyncLoopExecutor, gate: Gate
+        self, executor: palitra.AsyncLoopExecutor, gate: Gate, wait: str
     ) -> None:
         blocked = threading.Event()
         started: list[bool] = []
 
         async def call() -> None:
             blocked.set()
-            block(gate)
+            block(gate, LATE)
 
         async def behind() -> None:
             started.append(True)
@@ -193,10 +203,13 @@ class TestTimeouts:
         blocking = executor.submit(call)
         blocked.wait(LIMIT)
         with pytest.raises(TimeoutError) as caught:
-            executor.run(behind(), timeout=0.01)
+            (executor.run if wait == "run" else executor.gather)(behind(), timeout=0.01)
+        left = not blocking.done()
 
         gate.open()
+        assert left
         assert THIS_FILE in notes(caught.value)
+        assert " in block" in notes(caught.value)
         blocking.result(LIMIT)
         executor.run(asyncio.sleep(0))
         assert not started
@@ -244,6 +257,34 @@ class TestTimeouts:
                     noted = hasattr(error, "__notes__")
             say("timed out", noted)
         """) == ["timed out True", "finished"]
+
+    @pytest.mark.parametrize("wait", ["run", "gather"])
+    def test_tell_a_program_where_the_blocked_loop_stands(
+        self, printed_by: Callable[..., list[str]], wait: str
+    ) -> None:
+        assert printed_by(
+            f"wait, late = palitra.{wait}, {LATE}",
+            """
+            def block():
+                started.set()
+                gate.acquire(timeout=late)
+
+            async def call():
+                block()
+
+            gate = threading.Lock()
+            gate.acquire()
+            while not started.is_set():  # a busy machine takes its time
+                try:
+                    wait(call(), timeout=0.1)
+                except TimeoutError as error:
+                    notes = error.__notes__ if started.is_set() else []
+            gate.release()
+            line = block.__code__.co_firstlineno + 2
+            say([note.endswith(f" at {__file__}:{line} in block") for note in notes])
+            use(palitra.get_executor())
+            """,
+        ) == ["[True]"]
 
 
 class TestBlockedLoops:

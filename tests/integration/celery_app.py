@@ -2,14 +2,24 @@
 
 import asyncio
 import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.signals import worker_process_shutdown
 
 import palitra
 
 UPSTREAM_PORT = int(os.environ["UPSTREAM_PORT"])
 FOLDER = os.environ["CELERY_FOLDER"]
+
+
+def note(line: str) -> None:
+    with Path(FOLDER, "journal").open("a") as journal:
+        journal.write(f"{os.getpid()} {line}\n")
 
 
 async def fetch(path: str) -> str:
@@ -21,6 +31,20 @@ async def fetch(path: str) -> str:
         writer.close()
         await writer.wait_closed()
     return answer.partition(b"\r\n\r\n")[2].decode()
+
+
+@asynccontextmanager
+async def pool() -> AsyncIterator[int]:
+    note("pool opened")
+    yield os.getpid()
+    await asyncio.sleep(0)
+    note("pool closed")
+
+
+async def outlast_the_worker() -> None:
+    await asyncio.to_thread(ending.wait)
+    await asyncio.sleep(2)  # Celery's own end of a process takes one second
+    note("call finished")
 
 
 app = Celery("celery_app", broker="filesystem://localhost", backend=f"file://{FOLDER}/results")
@@ -41,6 +65,19 @@ executor = palitra.AsyncLoopExecutor(thread_name_prefix="explicit")
 preloaded = [palitra.run(fetch("/preload")), executor.submit(fetch, "/preload").result()]
 main_pid = os.getpid()
 main_loop = palitra.get_loop()
+ending = threading.Event()
+main_pool = palitra.enter_context(pool)
+workers_pool: int | None = None  # no lock: a process runs one task at a time
+
+
+@worker_process_shutdown.connect
+def announce(**_: Any) -> None:
+    ending.set()
+
+
+@worker_process_shutdown.connect
+def finish(**_: Any) -> None:
+    palitra.shutdown()
 
 
 @palitra.sync
@@ -50,8 +87,13 @@ async def fetch_several(*paths: str) -> list[str]:
 
 @app.task
 def fetch_task(path: str) -> dict[str, Any]:
+    global workers_pool  # noqa: PLW0603  (one per worker, as applications keep them)
+    if workers_pool is None:
+        workers_pool = palitra.enter_context(pool)
+        palitra.get_executor().submit(outlast_the_worker)
     return {
         "pid": os.getpid(),
+        "pool": workers_pool,
         "forked": os.getpid() != main_pid,
         "preloaded": preloaded,
         "default": palitra.run(fetch(path)),

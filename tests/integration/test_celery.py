@@ -16,13 +16,13 @@ PROCESSES = 2
 
 # A process of its own, so that none of Celery's state comes into this one.
 CLIENT = f"""
-import json
+import json, os
 from celery import group
 from celery_app import fetch_task
 
 answers = group(fetch_task.s("/together") for _ in range({PROCESSES}))().get(30, interval=0.05)
 answers += group(fetch_task.s("/again") for _ in range(20))().get(30, interval=0.05)
-print(json.dumps(answers))
+print(json.dumps([os.getpid(), answers]))
 """
 
 
@@ -72,7 +72,7 @@ def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: P
 
     assert (client.stderr, client.returncode) == ("", 0)
     assert (worker.returncode, errors, log.read_text()) == (0, "", "")
-    answers = json.loads(client.stdout)
+    client_pid, answers = json.loads(client.stdout)
     pids = {answer["pid"] for answer in answers[:PROCESSES]}
     assert len(pids) == PROCESSES
     for number, answer in enumerate(answers):
@@ -80,6 +80,7 @@ def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: P
         assert pid in pids
         assert answer == {
             "pid": pid,
+            "pool": pid,
             "forked": True,
             "preloaded": ["/preload", "/preload"],
             "default": "/together" if number < PROCESSES else "/again",
@@ -88,3 +89,12 @@ def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: P
             "several": ["/a", "/b"],
             "loop is the main process's": False,
         }
+    # Each process closed its own pool; in those that ran tasks, the calls in flight came first.
+    journal = (tmp_path / "journal").read_text().splitlines()
+    for pid in [client_pid, worker.pid, *pids]:
+        assert [line for line in journal if line.startswith(f"{pid} ")] == [
+            f"{pid} pool opened",
+            *([f"{pid} call finished"] if pid in pids else []),
+            f"{pid} pool closed",
+        ]
+    assert {int(line.split()[0]) for line in journal} == {client_pid, worker.pid, *pids}

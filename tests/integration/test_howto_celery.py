@@ -25,15 +25,35 @@ calls = [fetch_all.delay(some) for some in urls]
 print(json.dumps([call.get(timeout=30) for call in calls]))
 """
 
+# Its receiver is connected after the application's, so it sees what that one has left.
+WITNESS = """
+from pathlib import Path
+from celery.signals import worker_process_shutdown
+from celery_tasks import FOLDER, open_session
+
+@worker_process_shutdown.connect
+def testify(pid, **_):
+    if open_session.cache_info().currsize:
+        Path(FOLDER, f"{pid}.ended").write_text(f"closed: {open_session().closed}")
+"""
+
 
 @pytest.mark.timeout(60)
 def test_tasks_fetch_over_one_session_in_each_worker_process(
     server: CountingServer, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "CELERY_FOLDER": str(tmp_path), "PYTHONPATH": str(EXAMPLES)}
+    (tmp_path / "witness.py").write_text(WITNESS, encoding="utf-8")
+    environment = {
+        **os.environ,
+        "CELERY_FOLDER": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(EXAMPLES), str(tmp_path)]),
+    }
     command = [sys.executable, "-m", "celery", "--app", "celery_tasks", "worker"]
     worker = subprocess.Popen(
-        [*command, "--pool", "prefork", "--concurrency", "2", "--loglevel", "warning"],
+        [
+            *(*command, "--pool", "prefork", "--concurrency", "2", "--loglevel", "warning"),
+            *("--include", "witness"),
+        ],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
@@ -62,6 +82,10 @@ def test_tasks_fetch_over_one_session_in_each_worker_process(
     ]
     # Two processes, three requests at the same time in each.
     assert server.connections <= 6
+    # Each process that had opened its session closed it.
+    traces = [trace.read_text() for trace in tmp_path.glob("*.ended")]
+    assert 1 <= len(traces) <= 2
+    assert set(traces) == {"closed: True"}
     assert server.wait_until_all_closed()
     assert worker.returncode == 0
     assert "Traceback" not in errors
