@@ -231,9 +231,9 @@ def _wait(loop_threads: list[Watched], waits: list[Callable[[float | None], bool
     while waits:
         try:
             if interrupted and not cancelled:
+                cancelled = True  # first: what interrupts this ends the waiting, see below
                 for loop_thread in loop_threads:
                     loop_thread.cancel_everything()
-                cancelled = True
             if _process.hurried:
                 patience = 0.0
             else:

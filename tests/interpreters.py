@@ -10,7 +10,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from textwrap import dedent
-from typing import IO, TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,11 +24,15 @@ class Hung(AssertionError):
     """A child did not end in time; the message holds where each of its threads stood."""
 
 
+def _text(output: bytes) -> str:
+    return output.decode().replace(os.linesep, "\n")
+
+
 @dataclass
 class Child:
-    """A running child interpreter, with text pipes; leaving the `with` block ends it."""
+    """A running child interpreter, with pipes; leaving the `with` block ends it."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     timeout: float
     killed: bool = False
 
@@ -48,19 +52,20 @@ class Child:
     def pid(self) -> int:
         return self.process.pid
 
-    @property
-    def stdout(self) -> IO[str]:
-        """What the child prints; its pipe needs `flush=True` there."""
-        assert self.process.stdout is not None
-        return self.process.stdout
+    def read_line(self, name: Literal["stdout", "stderr"] = "stdout") -> str:
+        """Wait for the next line that the child prints; its pipe needs `flush=True` there."""
+        pipe = self.process.stdout if name == "stdout" else self.process.stderr
+        assert pipe is not None
+        watchdog = threading.Timer(self.timeout, self.process.send_signal, [signal.SIGABRT])
+        watchdog.start()
+        line = _text(pipe.readline())
+        watchdog.cancel()
+        watchdog.join()
+        return line
 
     def expect(self, line: str) -> None:
         """Wait for the child to print exactly this line next."""
-        watchdog = threading.Timer(self.timeout, self.process.send_signal, [signal.SIGABRT])
-        watchdog.start()
-        printed = self.stdout.readline()
-        watchdog.cancel()
-        watchdog.join()
+        printed = self.read_line()
         if printed != f"{line}\n":
             finished = self.finish()
             message = f"expected {line!r}, got {printed!r}, then {finished}"
@@ -73,7 +78,7 @@ class Child:
     def finish(self, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Write `text` to the child's input, close it, and wait for the child to end."""
         try:
-            stdout, stderr = self.process.communicate(text, self.timeout)
+            stdout, stderr = self._communicate(self.timeout, text)
         except subprocess.TimeoutExpired:
             stdout, stderr = self.abort()
             message = f"no end within {self.timeout} s\n{stdout}\n{stderr}"
@@ -91,13 +96,20 @@ class Child:
         # holds the other end of the pipes.
         self.process.send_signal(signal.SIGABRT)
         with suppress(subprocess.TimeoutExpired):
-            return self.process.communicate(timeout=2)
+            return self._communicate(2)
         if sys.platform != "win32":
             os.killpg(self.process.pid, signal.SIGABRT)
             with suppress(subprocess.TimeoutExpired):
-                return self.process.communicate(timeout=2)
+                return self._communicate(2)
         self.kill()
-        return self.process.communicate()
+        return self._communicate()
+
+    def _communicate(
+        self, timeout: float | None = None, text: str | None = None
+    ) -> tuple[str, str]:
+        data = None if text is None else text.encode()
+        stdout, stderr = self.process.communicate(data, timeout)
+        return _text(stdout), _text(stderr)
 
     def kill(self) -> None:
         """End the child and all it started: its process group."""
@@ -149,8 +161,7 @@ class Python:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
+            bufsize=0,  # `communicate` does not see what `readline` would have read ahead
             cwd=self.folder,
             env={**os.environ, **(env or {})},
             start_new_session=True,  # a group of its own, to be killed as one

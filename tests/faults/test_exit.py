@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -742,15 +741,6 @@ class TestCleanup:
         """) == ["True []"]
 
 
-def first_line(child: Child, stream: IO[str]) -> str:
-    watchdog = threading.Timer(child.timeout, child.kill)
-    watchdog.start()
-    line = stream.readline()
-    watchdog.cancel()
-    watchdog.join()
-    return line
-
-
 class TestLongWaits:
     @pytest.mark.parametrize("executor", ["palitra.get_executor()", "palitra.AsyncLoopExecutor()"])
     def test_one_line_names_the_calls_and_ctrl_c_ends_them_with_their_cleanup(
@@ -774,8 +764,7 @@ class TestLongWaits:
             started.wait()
             sys.exit(3)
         """)
-        assert child.process.stderr is not None
-        line = first_line(child, child.process.stderr)
+        line = child.read_line("stderr")
         child.send_signal(signal.SIGINT)
         ended = child.finish()
 
@@ -832,6 +821,45 @@ class TestLongWaits:
 
         assert (ended.stderr, ended.stdout, ended.returncode) == ("", "", 0)
 
+    def test_a_second_ctrl_c_while_the_first_cancels_cancels_nothing_twice(
+        self, start: Callable[..., Child]
+    ) -> None:
+        child = start("""
+            async def stays():
+                await main_thread_ended()
+                say("waited for")
+                while True:
+                    try:
+                        await asyncio.Event().wait()
+                    except asyncio.CancelledError:
+                        say("cancelled")
+                        cancelled.set()
+
+            def interrupt(_):
+                cancelled.wait()
+                signal.raise_signal(signal.SIGINT)
+
+            async def turns_of_the_loop():
+                for _ in range(10):
+                    await asyncio.sleep(0)
+
+            cancelled = threading.Event()
+            executor = palitra.AsyncLoopExecutor(max_workers=1)
+            executor.submit(threading.Event().wait)
+            # Before the loop ends, which ends what is to be seen.
+            atexit.register(lambda: executor.run(turns_of_the_loop()))
+            # No thread is left for it, and it is the next to be cancelled after the last.
+            executor.submit(str).add_done_callback(interrupt)
+            executor.submit(stays)
+            started.wait()
+        """)
+        child.expect("waited for")
+        child.send_signal(signal.SIGINT)
+        child.expect("cancelled")
+        ended = child.finish()
+
+        assert (ended.stderr, ended.stdout, ended.returncode) == ("", "", 0)
+
     def test_ctrl_c_ends_a_cleanup_that_hangs_with_its_own_cleanup(
         self, start: Callable[..., Child]
     ) -> None:
@@ -876,7 +904,7 @@ class TestLongWaits:
             palitra.run(double(1))
             atexit.register(palitra.get_executor().submit, endless_call)
         """)
-        line = first_line(child, child.stdout)
+        line = child.read_line()
         child.send_signal(signal.SIGINT)
         ended = child.finish()
 

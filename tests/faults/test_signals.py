@@ -366,7 +366,7 @@ class TestCtrlC:
                 say("interrupted")
             executor.shutdown()
         """)
-        lines = [child.stdout.readline().strip() for _ in range(4)]
+        lines = [child.read_line().strip() for _ in range(4)]
         child.send_signal(signal.SIGINT)
         ended = child.finish()
 
