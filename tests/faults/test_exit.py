@@ -741,6 +741,21 @@ class TestCleanup:
         """) == ["True []"]
 
 
+STAYS = """
+    async def stays():
+        await main_thread_ended()
+        say("waited for")
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                say("cancelled")
+                cancelled.set()
+
+    cancelled = threading.Event()
+"""
+
+
 class TestLongWaits:
     @pytest.mark.parametrize("executor", ["palitra.get_executor()", "palitra.AsyncLoopExecutor()"])
     def test_one_line_names_the_calls_and_ctrl_c_ends_them_with_their_cleanup(
@@ -798,21 +813,15 @@ class TestLongWaits:
         assert (ended.stderr, ended.returncode) == ("", 0)
 
     def test_a_second_ctrl_c_ends_all_waiting(self, start: Callable[..., Child]) -> None:
-        child = start("""
-            async def stays():
-                await main_thread_ended()
-                say("waited for")
-                while True:
-                    try:
-                        await asyncio.Event().wait()
-                    except asyncio.CancelledError:
-                        say("cancelled")
-
+        child = start(
+            STAYS,
+            """
             executor = palitra.AsyncLoopExecutor()
             executor.submit(threading.Event().wait)
             executor.submit(stays)
             started.wait()
-        """)
+            """,
+        )
         child.expect("waited for")
         child.send_signal(signal.SIGINT)
         child.expect("cancelled")
@@ -824,17 +833,9 @@ class TestLongWaits:
     def test_a_second_ctrl_c_while_the_first_cancels_cancels_nothing_twice(
         self, start: Callable[..., Child]
     ) -> None:
-        child = start("""
-            async def stays():
-                await main_thread_ended()
-                say("waited for")
-                while True:
-                    try:
-                        await asyncio.Event().wait()
-                    except asyncio.CancelledError:
-                        say("cancelled")
-                        cancelled.set()
-
+        child = start(
+            STAYS,
+            """
             def interrupt(_):
                 cancelled.wait()
                 signal.raise_signal(signal.SIGINT)
@@ -843,7 +844,6 @@ class TestLongWaits:
                 for _ in range(10):
                     await asyncio.sleep(0)
 
-            cancelled = threading.Event()
             executor = palitra.AsyncLoopExecutor(max_workers=1)
             executor.submit(threading.Event().wait)
             # Before the loop ends, which ends what is to be seen.
@@ -852,7 +852,8 @@ class TestLongWaits:
             executor.submit(str).add_done_callback(interrupt)
             executor.submit(stays)
             started.wait()
-        """)
+            """,
+        )
         child.expect("waited for")
         child.send_signal(signal.SIGINT)
         child.expect("cancelled")

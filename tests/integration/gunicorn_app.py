@@ -1,44 +1,13 @@
 """A Flask application that has used palitra by the time gunicorn forks its workers."""
 
-import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from forked_app import fetch, note, pool
 
 import palitra
-
-UPSTREAM_PORT = int(os.environ["UPSTREAM_PORT"])
-JOURNAL = Path(os.environ["JOURNAL"])
-
-
-def note(line: str) -> None:
-    with JOURNAL.open("a") as journal:
-        journal.write(f"{os.getpid()} {line}\n")
-
-
-async def fetch(path: str) -> str:
-    reader, writer = await asyncio.open_connection("127.0.0.1", UPSTREAM_PORT)
-    try:
-        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-        answer = await reader.read()
-    finally:
-        writer.close()
-        await writer.wait_closed()
-    return answer.partition(b"\r\n\r\n")[2].decode()
-
-
-@asynccontextmanager
-async def pool() -> AsyncIterator[int]:
-    note("pool opened")
-    yield os.getpid()
-    await asyncio.sleep(0)
-    note("pool closed")
-
 
 # All of this happens in the arbiter, before the fork.
 executor = palitra.AsyncLoopExecutor(thread_name_prefix="explicit")

@@ -30,12 +30,14 @@ print(json.dumps([os.getpid(), answers]))
 def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: Path) -> None:
     for folder in ("broker", "control", "results"):
         (tmp_path / folder).mkdir()
+    journal = tmp_path / "journal"
     log = tmp_path / "worker.log"
     with upstream(parties=PROCESSES) as server:
         environment = {
             **os.environ,
             "UPSTREAM_PORT": str(server.server_port),
             "CELERY_FOLDER": str(tmp_path),
+            "JOURNAL": str(journal),
         }
         arguments = [
             # Machines that run tests often have no user but root.
@@ -90,11 +92,11 @@ def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: P
             "loop is the main process's": False,
         }
     # Each process closed its own pool; in those that ran tasks, the calls in flight came first.
-    journal = (tmp_path / "journal").read_text().splitlines()
+    lines = journal.read_text().splitlines()
     for pid in [client_pid, worker.pid, *pids]:
-        assert [line for line in journal if line.startswith(f"{pid} ")] == [
+        assert [line for line in lines if line.startswith(f"{pid} ")] == [
             f"{pid} pool opened",
             *([f"{pid} call finished"] if pid in pids else []),
             f"{pid} pool closed",
         ]
-    assert {int(line.split()[0]) for line in journal} == {client_pid, worker.pid, *pids}
+    assert {int(line.split()[0]) for line in lines} == {client_pid, worker.pid, *pids}
