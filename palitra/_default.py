@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
-from palitra import _bridges, _hooks
+from palitra import _hooks
+from palitra._bridges import _functions
 from palitra._executor import AsyncLoopExecutor
 
 _P = ParamSpec("_P")
@@ -156,7 +157,7 @@ def sync(fn: Callable[..., Any]) -> Any:
 
     .. versionadded:: 0.2.0
     """
-    return _bridges.sync(fn, get_executor, sync)
+    return _functions.sync(fn, get_executor, sync)
 
 
 def sync_iter(

@@ -19,18 +19,11 @@ from inspect import CO_COROUTINE
 from types import CoroutineType, FunctionType
 from typing import Any, NoReturn, ParamSpec, TypeGuard, TypeVar, cast
 
-from palitra import _bridges
+from palitra._bridges import _contexts, _functions, _iterators
 from palitra._future import LoopFuture
 from palitra._gather import Gathering
-from palitra._loop import (
-    DeadlockError,
-    LoopThread,
-    RunCall,
-    close_if_coroutine,
-    hint,
-    name_of,
-    user_traceback,
-)
+from palitra._loop import DeadlockError, LoopThread, RunCall
+from palitra._words import close_if_coroutine, hint, name_of, user_traceback
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -474,7 +467,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        return _bridges.sync(fn, lambda: self)
+        return _functions.sync(fn, lambda: self)
 
     def sync_iter(
         self,
@@ -511,7 +504,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        return _bridges.sync_iter(self, self._loop_thread, aiterable, buffersize)
+        return _iterators.sync_iter(self, self._loop_thread, aiterable, buffersize)
 
     def sync_context(
         self,
@@ -545,7 +538,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        return _bridges.sync_context(self, self._loop_thread, acm)
+        return _contexts.sync_context(self, self._loop_thread, acm)
 
     def enter_context(
         self,
@@ -581,7 +574,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        value: _T = _bridges.enter_context(self._loop_thread, acm)
+        value: _T = _contexts.enter_context(self._loop_thread, acm)
         return value
 
     def push_async_callback(

@@ -29,8 +29,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from palitra._loop import LoopThread, close_if_coroutine, name_of, user_traceback
+from palitra._loop import LoopThread
 from palitra._waiting import locked, wait_for
+from palitra._words import close_if_coroutine, name_of, user_traceback
 
 if TYPE_CHECKING:
     from typing_extensions import disjoint_base

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
-from palitra._loop import LoopThread, close_if_coroutine, hint, user_traceback
+from palitra._loop import LoopThread
+from palitra._words import close_if_coroutine, hint, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
 

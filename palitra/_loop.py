@@ -42,7 +42,6 @@ import contextlib
 import contextvars
 import enum
 import functools
-import inspect
 import io
 import logging
 import os
@@ -53,11 +52,11 @@ import time
 from _thread import get_ident
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 from palitra import _hooks
 from palitra._waiting import Moment, locked, wait_for
+from palitra._words import innermost_frame, name_of, place, user_traceback
 from palitra._workers import WorkerThreads, make_thread, run_initializer
 
 _T = TypeVar("_T")
@@ -391,7 +390,7 @@ class LoopThread:
 
     def _where(self) -> str:
         frame = sys._current_frames().get(self._ident or 0)
-        return "nowhere: it has ended" if frame is None else _place(frame)
+        return "nowhere: it has ended" if frame is None else place(frame)
 
     def create_task(
         self,
@@ -853,8 +852,8 @@ class RunCall(BlockingCall[_T]):
         return name_of(self._coro)
 
     def where(self) -> str:
-        frame = _innermost_frame(self._coro)
-        return "" if frame is None else f": it waits {_place(frame)}"
+        frame = innermost_frame(self._coro)
+        return "" if frame is None else f": it waits {place(frame)}"
 
 
 def _checked(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
@@ -868,55 +867,3 @@ def current_loop_thread() -> LoopThread | None:
     loop_thread: LoopThread | None = getattr(_current, "loop_thread", None)
     # In a child that was forked on a loop's thread, this is that thread no more.
     return loop_thread if loop_thread is not None and loop_thread.on_loop() else None
-
-
-def name_of(what: object) -> str:
-    """A callable's or coroutine's name for people."""
-    while isinstance(what, functools.partial):
-        what = what.func
-    name = getattr(what, "__qualname__", None)
-    return name if isinstance(name, str) else object.__repr__(what)
-
-
-def hint(obj: Any) -> str:
-    """What to write instead of *obj*, which cannot be awaited, for an error message."""
-    if inspect.isasyncgen(obj) or inspect.isasyncgenfunction(obj):
-        return ": use sync_iter()"
-    if isinstance(obj, concurrent.futures.Future):
-        return ": use its result(), or gather()"
-    if inspect.isawaitable(obj):
-        return ": use gather(), or await it in a coroutine"
-    if callable(obj):
-        return ": call it, f() instead of f"
-    return ""
-
-
-def close_if_coroutine(obj: object) -> None:
-    """Close what nobody will await, or it would be said never to have been awaited."""
-    if asyncio.iscoroutine(obj):
-        obj.close()
-
-
-def user_traceback(exc: BaseException) -> BaseException:
-    """Return *exc* without the frames at the head of its traceback that are palitra's own.
-
-    They tell users nothing, and such a frame would hold the call, which holds the exception.
-    """
-    tb = exc.__traceback__
-    while tb is not None and tb.tb_frame.f_globals.get("__package__") == __package__:
-        tb = tb.tb_next
-    return exc.with_traceback(tb)
-
-
-def _innermost_frame(awaitable: object) -> FrameType | None:
-    """The frame in which a suspended coroutine waits, through all that it awaits."""
-    frame: FrameType | None = None
-    while awaitable is not None:
-        frame = getattr(awaitable, "cr_frame", getattr(awaitable, "gi_frame", None)) or frame
-        awaitable = getattr(awaitable, "cr_await", getattr(awaitable, "gi_yieldfrom", None))
-    return frame
-
-
-def _place(frame: FrameType) -> str:
-    code = frame.f_code
-    return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"

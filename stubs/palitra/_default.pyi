@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias, overload
 
 from typing_extensions import ParamSpec, TypeVar
 
-from palitra._bridges import SyncFunction, SyncGenerator, SyncGeneratorFunction, SyncIterator
+from palitra._bridges._functions import SyncFunction, SyncGeneratorFunction
+from palitra._bridges._iterators import SyncGenerator, SyncIterator
 from palitra._executor import AsyncLoopExecutor
 
 _P = ParamSpec("_P")

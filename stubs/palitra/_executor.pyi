@@ -15,7 +15,8 @@ from typing import Any, Literal, Protocol, TypeAlias, overload
 
 from typing_extensions import ParamSpec, TypeVar, TypeVarTuple
 
-from palitra._bridges import SyncFunction, SyncGenerator, SyncGeneratorFunction, SyncIterator
+from palitra._bridges._functions import SyncFunction, SyncGeneratorFunction
+from palitra._bridges._iterators import SyncGenerator, SyncIterator
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

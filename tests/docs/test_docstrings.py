@@ -8,7 +8,7 @@ import pytest
 
 import palitra
 
-MODULES = ["palitra", *(f"palitra.{m.name}" for m in pkgutil.iter_modules(palitra.__path__))]
+MODULES = ["palitra", *(m.name for m in pkgutil.walk_packages(palitra.__path__, "palitra."))]
 
 
 @pytest.mark.parametrize("name", MODULES)

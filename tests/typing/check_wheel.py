@@ -75,7 +75,8 @@ def check_contents(package: Path) -> str:
     """The wheel has each stub beside its module, and nothing but the package."""
     distribution = importlib.metadata.distribution("palitra")
     files = {str(path) for path in distribution.files or ()}
-    wanted = {f"palitra/{stub.name}" for stub in STUBS.glob("*.pyi")} | {"palitra/py.typed"}
+    stubs = {f"palitra/{stub.relative_to(STUBS).as_posix()}" for stub in STUBS.rglob("*.pyi")}
+    wanted = stubs | {"palitra/py.typed"}
     if missing := wanted - files:
         raise Failed(f"not in the installed package (is it an editable install?): {missing}")
     if others := {name for name in files if not re.match(r"palitra(-.*\.dist-info)?/", name)}:

@@ -1,0 +1,69 @@
+"""What palitra says: names, hints, places, and tracebacks without frames of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import inspect
+from types import FrameType
+from typing import Any
+
+_PACKAGE = __name__.rpartition(".")[0]
+
+
+def name_of(what: object) -> str:
+    """A callable's or coroutine's name for people."""
+    while isinstance(what, functools.partial):
+        what = what.func
+    name = getattr(what, "__qualname__", None)
+    return name if isinstance(name, str) else object.__repr__(what)
+
+
+def hint(obj: Any) -> str:
+    """What to write instead of *obj*, which cannot be awaited, for an error message."""
+    if inspect.isasyncgen(obj) or inspect.isasyncgenfunction(obj):
+        return ": use sync_iter()"
+    if isinstance(obj, concurrent.futures.Future):
+        return ": use its result(), or gather()"
+    if inspect.isawaitable(obj):
+        return ": use gather(), or await it in a coroutine"
+    if callable(obj):
+        return ": call it, f() instead of f"
+    return ""
+
+
+def close_if_coroutine(obj: object) -> None:
+    """Close what nobody will await, or it would be said never to have been awaited."""
+    if asyncio.iscoroutine(obj):
+        obj.close()
+
+
+def user_traceback(exc: BaseException) -> BaseException:
+    """Return *exc* without the frames at the head of its traceback that are palitra's own.
+
+    They tell users nothing, and such a frame would hold the call, which holds the exception.
+    """
+    tb = exc.__traceback__
+    while tb is not None and _is_ours(tb.tb_frame):
+        tb = tb.tb_next
+    return exc.with_traceback(tb)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    package = frame.f_globals.get("__package__")
+    return package == _PACKAGE or (isinstance(package, str) and package.startswith(f"{_PACKAGE}."))
+
+
+def innermost_frame(awaitable: object) -> FrameType | None:
+    """The frame in which a suspended coroutine waits, through all that it awaits."""
+    frame: FrameType | None = None
+    while awaitable is not None:
+        frame = getattr(awaitable, "cr_frame", getattr(awaitable, "gi_frame", None)) or frame
+        awaitable = getattr(awaitable, "cr_await", getattr(awaitable, "gi_yieldfrom", None))
+    return frame
+
+
+def place(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
