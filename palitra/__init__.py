@@ -7,17 +7,19 @@ from palitra._default import (
     get_loop,
     push_async_callback,
     run,
+    set_executor,
     shutdown,
     sync,
     sync_context,
     sync_iter,
 )
+from palitra._calls import CallTimeoutError, DeadlockError
 from palitra._executor import AsyncLoopExecutor
-from palitra._loop import DeadlockError
 from palitra._runner import EventLoopThreadRunner
 
 __all__ = [
     "AsyncLoopExecutor",
+    "CallTimeoutError",
     "DeadlockError",
     "EventLoopThreadRunner",
     "enter_context",
@@ -26,6 +28,7 @@ __all__ = [
     "get_loop",
     "push_async_callback",
     "run",
+    "set_executor",
     "shutdown",
     "sync",
     "sync_context",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
-from palitra import _hooks
 from palitra._bridges import _functions
 from palitra._executor import AsyncLoopExecutor
 
@@ -20,32 +18,50 @@ _ExitT = TypeVar("_ExitT", bound=bool | None)
 
 
 class _Default:
-    """One executor for everybody, made on first use, and again after its end."""
+    """One executor for everybody: made on first use, and again after its end; or one that was set.
+
+    `_current` holds the executor under one key. A thread that finds none, or one that has ended,
+    takes that one out and puts its own in, if no other thread has been faster: `dict.setdefault`
+    says whose it is. No lock is held, so none can be left held by Ctrl-C or reach a forked child.
+    """
 
     def __init__(self) -> None:
-        # Guards `_executor`; held while it is made, which starts nothing. Re-entrant, because a
-        # signal handler may want the executor too.
-        self._lock = threading.RLock()
-        self._executor: AsyncLoopExecutor | None = None
+        self._current: dict[str, AsyncLoopExecutor] = {}
+        self._set: AsyncLoopExecutor | None = None  # by `set_executor`: it is never replaced
 
     def get(self) -> AsyncLoopExecutor:
-        executor = self._executor
-        if executor is None or not executor._loop_thread.usable:
-            _hooks.restart_after_fork(self)  # before the lock is held, which forks must not keep
-            with self._lock:
-                executor = self._executor  # another thread may have been faster
-                if executor is None or not executor._loop_thread.usable:
-                    self._executor = executor = AsyncLoopExecutor(thread_name_prefix="palitra")
+        executor = self._current.get("executor")
+        if executor is None or not executor._service.usable:
+            return self._renewed(executor)
         return executor
 
-    def after_fork_in_child(self) -> None:
-        """Keep the executor, which starts afresh; not the lock, which may never be released."""
-        self._lock = threading.RLock()
+    def _renewed(self, ended: AsyncLoopExecutor | None) -> AsyncLoopExecutor:
+        if ended is not None:
+            if ended is self._set:
+                return ended  # it says itself why it takes no call
+            _take_out(self._current, ended)
+        return self._current.setdefault(
+            "executor", AsyncLoopExecutor(thread_name_prefix="palitra")
+        )
 
-    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
-        executor = self._executor
+    def set(self, executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None:
+        before = self._current.pop("executor", None)
+        self._set = executor
         if executor is not None:
-            executor.shutdown(wait, cancel_futures=cancel_futures)
+            self._current["executor"] = executor
+        return before
+
+    def shutdown(self, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
+        executor = self._current.get("executor")
+        if executor is not None:
+            executor.shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
+
+
+def _take_out(current: dict[str, AsyncLoopExecutor], ended: AsyncLoopExecutor) -> None:
+    """Remove *ended*, and nothing else that another thread may have put in its place."""
+    taken = current.pop("executor", ended)
+    if taken is not ended:
+        current.setdefault("executor", taken)
 
 
 _default = _Default()
@@ -53,6 +69,8 @@ _default = _Default()
 
 def get_executor() -> AsyncLoopExecutor:
     """Return the default executor of this process, made on first use and again after its end.
+
+    Where `set_executor` has set one, that one, until another is set.
 
     Thread-safe.
 
@@ -65,15 +83,56 @@ def get_executor() -> AsyncLoopExecutor:
     return _default.get()
 
 
-def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
+def set_executor(executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None:
+    """Set the default executor of this process, and return the one that was there.
+
+    `palitra.run` and all other functions of the module, and what `palitra.sync` has decorated, use
+    it from then on: an executor with limits, on uvloop, or over the application's loop
+    (`AsyncLoopExecutor.from_loop`). It is not replaced silently: after its end, uses raise until
+    another is set.
+
+    Args:
+        executor: The executor. None: the next use makes one.
+
+    Returns:
+        The executor that was there, which the caller ends; None where there was none.
+
+    Raises:
+        TypeError: *executor* is no `AsyncLoopExecutor`.
+        ValueError: *executor* has ended.
+
+    Thread-safe.
+
+    >>> import palitra
+    >>> before = palitra.set_executor(palitra.AsyncLoopExecutor(max_workers=100))
+    >>> if before is not None:
+    ...     before.shutdown()
+    >>> palitra.set_executor(None).shutdown()
+
+    .. versionadded:: 0.2.0
+    """
+    if executor is not None:
+        if not isinstance(executor, AsyncLoopExecutor):
+            raise TypeError(f"set_executor() takes an AsyncLoopExecutor or None, not {executor!r}")
+        if not executor._service.usable:
+            raise ValueError(f"set_executor() takes an executor that takes calls, not {executor!r}")
+    return _default.set(executor)
+
+
+def shutdown(
+    wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+) -> None:
     """Shut down the default executor, if there is one; the next use makes a new one.
 
     Args:
         wait: Whether to return only when the calls are finished and the threads have ended.
         cancel_futures: Whether to cancel the calls that are unfinished.
+        timeout: The most seconds to wait; None: no limit.
 
     Raises:
+        CallTimeoutError: *timeout* is over; the message names what is still there.
         DeadlockError: *wait* is true, and the caller is on one of the executor's own threads.
+        ValueError: A *timeout* without *wait*, or a negative one.
 
     Thread-safe. There is no need to call it: see `AsyncLoopExecutor.shutdown` for what it does, and
     the end of the interpreter does the same.
@@ -83,7 +142,7 @@ def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
 
     .. versionadded:: 0.2.0
     """
-    _default.shutdown(wait, cancel_futures)
+    _default.shutdown(wait, cancel_futures, timeout)
 
 
 def run(

@@ -8,22 +8,26 @@ import enum
 import functools
 import inspect
 import itertools
+import math
 import os
+import sys
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from inspect import CO_COROUTINE
-from types import CoroutineType, FunctionType
-from typing import Any, NoReturn, ParamSpec, TypeGuard, TypeVar, cast
+from types import CoroutineType, FunctionType, TracebackType
+from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar, cast
 
 from palitra._bridges import _contexts, _functions, _iterators
-from palitra._future import LoopFuture
+from palitra._calls import DeadlockError, FutureCall, Kind, RunCall, clock
 from palitra._gather import Gathering
-from palitra._loop import DeadlockError, LoopThread, RunCall
+from palitra._hosts import BorrowedLoop, OwnLoop
+from palitra._service import Host, Service
+from palitra._waiting import Deadline
 from palitra._words import close_if_coroutine, hint, name_of, user_traceback
+from palitra._workers import default_number_of_threads
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -96,36 +100,158 @@ class AsyncLoopExecutor(Executor):
         *,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
+        exit_timeout: float | None = None,
+    ) -> None:
+        for name, value in (("initializer", initializer), ("loop_factory", loop_factory)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be a callable, not {value!r}")
+        self._set_up(
+            max_workers,
+            thread_name_prefix,
+            None if initializer is None else functools.partial(initializer, *initargs),
+            exit_timeout,
+            lambda service: OwnLoop(service, loop_factory, debug),
+        )
+
+    def _set_up(
+        self,
+        max_workers: int | None,
+        thread_name_prefix: str,
+        initialize: Callable[[], object] | None,
+        exit_timeout: float | None,
+        make_host: Callable[[Service], Host],
     ) -> None:
         if max_workers is not None:
             if not isinstance(max_workers, int):
                 raise TypeError(f"max_workers must be an integer or None, not {max_workers!r}")
             if max_workers < 1:
                 raise ValueError("max_workers must be greater than 0")
-        for name, value in (("initializer", initializer), ("loop_factory", loop_factory)):
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} must be a callable, not {value!r}")
-        if max_workers is None:
-            self._max_workers = min(32, (os.cpu_count() or 1) + 4)
-        else:
-            self._max_workers = max_workers
-        self._loop_thread = LoopThread(
+        if exit_timeout is not None:
+            exit_timeout = _limit(exit_timeout, "exit_timeout")
+        self._max_workers = default_number_of_threads() if max_workers is None else max_workers
+        self._service = Service(
             name_prefix=thread_name_prefix or f"AsyncLoopExecutor-{next(_numbers)}",
             max_workers=max_workers,
             max_threads=self._max_workers,
-            initialize=functools.partial(_initialize, initializer, initargs),
-            loop_factory=loop_factory,
-            debug=debug,
+            initialize=initialize,
+            exit_timeout=exit_timeout,
+            make_host=make_host,
         )
 
-    def __del__(self) -> None:
+    @classmethod
+    def from_loop(
+        cls,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        exit_timeout: float | None = None,
+    ) -> Self:
+        """Make an executor over a loop that the application runs.
+
+        Threads of the application then run coroutines on its own loop, with its clients and pools.
+        The executor neither starts nor stops the loop. Its end waits for its own calls and leaves
+        the contexts that were entered on it; on the loop's thread, end it with ``async with`` or
+        `aclose`. If the loop ends first, unfinished calls get
+        `concurrent.futures.BrokenExecutor`, and further ones are refused. While the loop is only
+        stopped, calls wait.
+
+        Args:
+            loop: The loop. None: the one that runs where this is called.
+            max_workers: As for the class.
+            thread_name_prefix: As for the class; there are worker threads only.
+            initializer: Called in each worker thread before its first call.
+            initargs: Arguments for *initializer*.
+            exit_timeout: As for the class.
+
+        Returns:
+            The executor.
+
+        Raises:
+            RuntimeError: *loop* is None, and none is running here; or *loop* is closed.
+            TypeError: *loop* is no event loop.
+
+        Thread-safe. In a forked child the executor refuses calls: the loop is the parent's.
+
+        >>> import asyncio, palitra
+        >>> async def answer():
+        ...     return 42
+        >>> async def main():
+        ...     async with palitra.AsyncLoopExecutor.from_loop() as executor:
+        ...         return await asyncio.to_thread(executor.run, answer())
+        >>> asyncio.run(main())
+        42
+
+        .. versionadded:: 0.2.0
+        """
+        if loop is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                raise RuntimeError(
+                    "from_loop() without a loop takes the running one, and none is running here: "
+                    "call it in a coroutine, or hand over the loop"
+                ) from None
+        if not isinstance(loop, asyncio.AbstractEventLoop):
+            raise TypeError(f"from_loop() takes an event loop, not {loop!r}")
+        if loop.is_closed():
+            raise RuntimeError(f"from_loop() takes a loop that is not closed, not {loop!r}")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        executor = cls.__new__(cls)
+        executor._set_up(
+            max_workers,
+            thread_name_prefix,
+            None if initializer is None else functools.partial(initializer, *initargs),
+            exit_timeout,
+            functools.partial(BorrowedLoop, loop=loop, pid=os.getpid()),
+        )
+        return executor
+
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # An executor that is dropped ends as if shut down; the loop's thread knows nothing of it.
-        loop_thread = self.__dict__.get("_loop_thread")  # not there if a bad argument was refused
-        if loop_thread is not None:
-            loop_thread.shut_down()
+        # While the interpreter is taken apart there is nothing left to end, and to end with.
+        service = self.__dict__.get("_service")  # not there if a bad argument was refused
+        if service is not None and not _is_finalizing():
+            service.shut_down()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool:
+        self._service.body_error = exc_val
+        try:
+            self.shutdown(wait=True)
+            return self._body_error_is_suppressed(exc_val)
+        finally:
+            del exc_val, exc_tb
+
+    def _body_error_is_suppressed(self, error: BaseException | None) -> bool:
+        left, self._service.body_error = self._service.body_error, None
+        return error is not None and left is None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool:
+        self._service.body_error = exc_val
+        try:
+            await self.aclose()
+            return self._body_error_is_suppressed(exc_val)
+        finally:
+            del exc_val, exc_tb
 
     def __repr__(self) -> str:
-        return f"<palitra.AsyncLoopExecutor at {id(self):#x}: {self._loop_thread.state.value}>"
+        return f"<palitra.AsyncLoopExecutor at {id(self):#x}: {self._service.state.value}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -136,7 +262,7 @@ class AsyncLoopExecutor(Executor):
     @property
     def _broken(self) -> str | bool:
         # Not ours to name: code that knows ThreadPoolExecutor looks here.
-        return self._loop_thread.broken or False
+        return str(self._service.refusal()) if self._service.broken else False
 
     # -- the Executor interface ---------------------------------------------------------------
 
@@ -183,25 +309,81 @@ class AsyncLoopExecutor(Executor):
         if kind is _Kind.AWAIT and (args or kwargs):
             cast("Coroutine[Any, Any, Any]", fn).close()
             raise TypeError("a coroutine takes no arguments: pass the function and its arguments")
-        future: LoopFuture[Any]
+        call: FutureCall[Any]
         if kind is _Kind.AWAIT:
-            future = LoopFuture(self._loop_thread, fn, None, None)
+            call = FutureCall(self._service, fn, None, None)
         else:
-            future = LoopFuture(self._loop_thread, fn, args, kwargs or None)
+            call = FutureCall(self._service, fn, args, kwargs or None)
         try:
             if kind is _Kind.THREAD:
-                self._loop_thread.accept(future, future.run_in_worker)
+                self._service.accept_for_worker(call)
             else:
-                self._loop_thread.accept(future)
+                self._service.accept(call)
         except BaseException:
             # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
             # the loop sees to that.
-            future.instead = LoopFuture.withdraw
-            self._loop_thread.inbox.append(future)
-            future.cancel()
-            self._loop_thread.wake()
+            self._service.withdraw(call)
+            call.cancel()
             raise
-        return future
+        return call
+
+    def submit_service(
+        self, fn: Callable[..., Any] | Coroutine[Any, Any, Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Schedule a coroutine that runs beside the program, without an end of its own.
+
+        As `submit`, but nobody waits for it to end: once the other calls are over, a shutdown or
+        the exit of the process cancels it, before entered contexts are left, and it has a second
+        for its clean-up. It is not counted by *max_workers*. Where it dies by an exception that
+        nobody has asked for, the loop's exception handler is told.
+
+        Args:
+            fn: A coroutine function or a coroutine.
+            *args: Positional arguments for *fn*; none if it is a coroutine.
+            **kwargs: Keyword arguments for *fn*; none if it is a coroutine.
+
+        Returns:
+            A `concurrent.futures.Future`; its `cancel` ends the service.
+
+        Raises:
+            TypeError: *fn* is neither.
+            RuntimeError: The executor is shut down, or the interpreter is.
+            concurrent.futures.BrokenExecutor: The loop has failed.
+
+        Thread-safe; never blocks, but for the start of the loop at the first call.
+
+        >>> import asyncio, palitra
+        >>> async def heartbeat():
+        ...     while True:
+        ...         await asyncio.sleep(1)
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     service = executor.submit_service(heartbeat)
+        >>> service.cancelled()
+        True
+
+        .. versionadded:: 0.2.0
+        """
+        kind = _kind(fn, "submit_service() takes a coroutine function or a coroutine")
+        if kind is _Kind.THREAD:
+            raise TypeError(
+                f"submit_service() takes a coroutine function or a coroutine, not {fn!r}: use "
+                "submit() for a function that runs in a thread"
+            )
+        if kind is _Kind.AWAIT and (args or kwargs):
+            cast("Coroutine[Any, Any, Any]", fn).close()
+            raise TypeError("a coroutine takes no arguments: pass the function and its arguments")
+        awaited = kind is _Kind.AWAIT
+        call: FutureCall[Any] = FutureCall(
+            self._service, fn, None if awaited else args, None if awaited else kwargs or None
+        )
+        call.kind = "service"
+        try:
+            self._service.accept_service(call)
+        except BaseException:
+            self._service.withdraw(call)
+            call.cancel()
+            raise
+        return call
 
     def map(
         self,
@@ -248,20 +430,15 @@ class AsyncLoopExecutor(Executor):
                 raise TypeError("buffersize must be an integer or None")
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else clock() + timeout
         submit = functools.partial(self.submit, fn)  # it may be replaced on the instance
         # Not zip: it would keep the arguments of the last call.
         calls = map(submit, *iterables) if iterables else iter(())
-        futures: deque[Future[Any]] = deque()
-        try:
-            futures.extend(itertools.islice(calls, buffersize))
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-        return _results(futures, calls, deadline)
+        return _Results(calls, buffersize, deadline)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None:
         """Accept no more calls, finish those there are, leave entered contexts, close the loop.
 
         Tasks that user code started beside the calls are cancelled, and async generators closed, as
@@ -273,25 +450,102 @@ class AsyncLoopExecutor(Executor):
             cancel_futures: Whether to cancel what is unfinished: coroutines in flight too, of `run`
                 and `gather` as well. What runs in a worker thread cannot be cancelled, nor an
                 awaitable that it then returns.
+            timeout: The most seconds to wait; None: no limit. The executor goes on ending when the
+                limit has passed, and this can be called again. If the process exits before that,
+                the exit cancels what is left, gives it a second, and leaves it behind.
 
         Raises:
+            CallTimeoutError: *timeout* is over; the message names what is still there.
             DeadlockError: *wait* is true, and the caller is on one of the executor's own threads;
                 nothing is changed.
+            ValueError: A *timeout* without *wait*, or a negative one.
 
         Thread-safe.
 
+        >>> import palitra
+        >>> executor = palitra.AsyncLoopExecutor()
+        >>> executor.shutdown(timeout=5)
+
         .. versionadded:: 0.2.0
         """
-        if wait and self._loop_thread.is_own_thread():
+        if timeout is not None:
+            timeout = _limit(timeout, "timeout")
+            if not wait:
+                raise ValueError("shutdown(wait=False) waits for nothing: it takes no timeout")
+        if wait and self._service.is_own_thread():
             raise DeadlockError(
                 "shutdown(wait=True) would wait for the thread that it is called on; "
-                "use shutdown(wait=False) there"
+                "use shutdown(wait=False) there, or await aclose()"
             )
-        self._loop_thread.shut_down()
+        self._service.shut_down()
         if cancel_futures:
-            self._loop_thread.cancel_calls()
+            self._service.cancel_calls()
         if wait:
-            self._loop_thread.join()
+            self._service.join(timeout)
+
+    async def aclose(self, *, cancel_futures: bool = False) -> None:
+        """As `shutdown`, for async code of any loop: waits without a thread of that loop's.
+
+        ``async with`` calls it at the end of its block, and an exception of the block reaches the
+        entered contexts, as in ``with``. If the waiting is cancelled, the executor goes on ending.
+
+        Args:
+            cancel_futures: Whether to cancel what is unfinished, as for `shutdown`.
+
+        Raises:
+            DeadlockError: The caller is one of the executor's own calls, which would wait for
+                itself; nothing is changed.
+
+        Thread-safe.
+
+        >>> import asyncio, palitra
+        >>> async def main():
+        ...     async with palitra.AsyncLoopExecutor() as executor:
+        ...         return executor.submit(pow, 2, 3)
+        >>> asyncio.run(main()).result()
+        8
+
+        .. versionadded:: 0.2.0
+        """
+        service = self._service
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        if service.on_loop() and any(call.task is task for call in service.calls.snapshot()):
+            raise DeadlockError(
+                "aclose() would wait for the call that it is called in: use shutdown(wait=False) "
+                "there"
+            )
+        if service.on_loop() and not service.host.is_borrowed:
+            raise DeadlockError(
+                "aclose() would wait for the end of the loop that it runs on: use "
+                "shutdown(wait=False) there"
+            )
+        service.shut_down()
+        if cancel_futures:
+            service.cancel_calls()
+        await service.over.on(loop)
+        for stopped in list(service.workers.threads.values()):
+            await stopped.on(loop)
+        service.wait_for_end(Deadline(None))
+
+    def on_loop(self) -> bool:
+        """Whether the caller is on the loop's own thread, where a blocking call would never return.
+
+        For code that is called from both sides; with a second executor, say:
+        ``(other if executor.on_loop() else executor).run(coro)``.
+
+        Thread-safe.
+
+        >>> import palitra
+        >>> async def on_loop():
+        ...     return executor.on_loop()
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     executor.on_loop(), executor.run(on_loop())
+        (False, True)
+
+        .. versionadded:: 0.2.0
+        """
+        return self._service.on_loop()
 
     # -- blocking calls -----------------------------------------------------------------------
 
@@ -339,26 +593,29 @@ class AsyncLoopExecutor(Executor):
         """
         if type(coro) is not CoroutineType:
             _check_coroutine(coro)
+        return self._run(coro, timeout, context, "run")
+
+    def _run(
+        self,
+        coro: Coroutine[Any, Any, _T],
+        timeout: float | None,
+        context: contextvars.Context | None,
+        kind: Kind,
+    ) -> _T:
         try:
             if timeout is not None:
                 timeout = _seconds(timeout)
             if context is not None:
+                self._service.refuse_on_loop(f"{kind}()")
                 context.run(int)  # one in use could not be entered on the loop, ever
         except BaseException:
             coro.close()
             raise
-        call = RunCall(self._loop_thread, coro, context)
+        call = RunCall(self._service, coro, context, kind)
         try:
-            self._loop_thread.block(call, "run()", timeout)
-            error, call.error = call.error, None
-            if error is not None:
-                raise error
-            result = call.result
-            del call.result
-            return result
+            return call.wait(f"{kind}()", timeout)
         finally:
             # A raised error holds this frame.
-            error = None
             del call, coro
 
     def gather(
@@ -399,10 +656,10 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        gathering = Gathering(self._loop_thread, coros_or_futures, return_exceptions)
+        gathering = Gathering(self._service, coros_or_futures, return_exceptions)
         try:
-            self._loop_thread.refuse_on_loop("gather()")
-            return self.run(gathering.run(), timeout=timeout)
+            self._service.refuse_on_loop("gather()")
+            return self._run(gathering.run(), timeout, None, "gather")
         except BaseException as exc:
             raise user_traceback(exc)  # noqa: B904  (the same exception, without a frame of ours)
         finally:
@@ -428,7 +685,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        return self._loop_thread.start()
+        return self._service.loop()
 
     # -- bridges ------------------------------------------------------------------------------
 
@@ -504,7 +761,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        return _iterators.sync_iter(self, self._loop_thread, aiterable, buffersize)
+        return _iterators.sync_iter(self, self._service, aiterable, buffersize)
 
     def sync_context(
         self,
@@ -538,7 +795,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        return _contexts.sync_context(self, self._loop_thread, acm)
+        return _contexts.sync_context(self, self._service, acm)
 
     def enter_context(
         self,
@@ -574,7 +831,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        value: _T = _contexts.enter_context(self._loop_thread, acm)
+        value: _T = _contexts.enter_context(self._service, acm)
         return value
 
     def push_async_callback(
@@ -617,38 +874,72 @@ class AsyncLoopExecutor(Executor):
             await asyncio.get_running_loop().create_task(call(), context=context)
 
         async def push() -> None:
-            self._loop_thread.add_exit(leave)
+            self._service.add_exit(leave)
 
         leave.__qualname__ = name_of(fn)
-        if self._loop_thread.on_loop():
-            self._loop_thread.add_exit(leave)
+        if self._service.on_loop():
+            self._service.add_exit(leave)
         else:
             self.run(push())
         return fn
 
 
-def _results(
-    futures: deque[Future[Any]], more: Iterator[Future[Any]], deadline: float | None
-) -> Iterator[Any]:
-    try:
-        while futures:
-            futures.extend(itertools.islice(more, 1))
-            yield _first_result(futures, None if deadline is None else deadline - time.monotonic())
-    finally:
-        for future in futures:
+class _Results(Iterator[Any]):
+    """The results of `map`, in order.
+
+    The executor is kept only as long as there are inputs to submit.
+    """
+
+    def __init__(
+        self, calls: Iterator[Future[Any]], buffersize: int | None, deadline: float | None
+    ) -> None:
+        self._calls: Iterator[Future[Any]] | None = calls
+        self._deadline = deadline
+        self._futures: deque[Future[Any]] = deque()
+        try:
+            self._futures.extend(itertools.islice(calls, buffersize))
+            if buffersize is None or len(self._futures) < buffersize:
+                self._calls = None  # read to the end, and not to be asked again
+        except BaseException:
+            self.close()
+            raise
+
+    def __next__(self) -> Any:
+        if not self._futures:
+            raise StopIteration
+        try:
+            self._read_on()
+            deadline = self._deadline
+            # The future stays where an interruption has it cancelled until its result is here.
+            # There is no local variable for it: a raised error holds this frame.
+            result = self._futures[0].result(None if deadline is None else deadline - clock())
+        except BaseException:
+            self.close()
+            raise
+        self._futures.popleft()
+        return result
+
+    def _read_on(self) -> None:
+        if self._calls is not None:
+            future = next(self._calls, None)
+            if future is None:
+                self._calls = None
+            else:
+                self._futures.append(future)
+
+    def close(self) -> None:
+        """Cancel the calls that are left, started or not."""
+        self._calls = None
+        for future in self._futures:
             future.cancel()
-        futures.clear()  # a raised error holds this frame, and its future holds the error
+        self._futures.clear()
+
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _is_finalizing():
+            self.close()
 
 
-def _first_result(futures: deque[Future[_T]], timeout: float | None) -> _T:
-    # The future stays where an interruption has it cancelled until its result is here. And there is
-    # no local variable for it, which would keep the result alive.
-    result = futures[0].result(timeout)
-    futures.popleft()
-    return result
-
-
-def _kind(fn: object) -> _Kind:
+def _kind(fn: object, takes: str = "submit() takes a callable or a coroutine") -> _Kind:
     """Tell what `submit` is to do with *fn*; raise TypeError if nothing can be done."""
     if _is_coroutine(fn):
         return _Kind.AWAIT
@@ -656,9 +947,9 @@ def _kind(fn: object) -> _Kind:
     while isinstance(called, functools.partial):
         called = called.func
     if inspect.isasyncgen(fn) or inspect.isasyncgenfunction(called):
-        raise TypeError(f"submit() takes a callable or a coroutine, not {fn!r}{hint(called)}")
+        raise TypeError(f"{takes}, not {fn!r}{hint(called)}")
     if not callable(fn):
-        raise TypeError(f"submit() takes a callable or a coroutine, not {fn!r}{hint(fn)}")
+        raise TypeError(f"{takes}, not {fn!r}{hint(fn)}")
     if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(type(called).__call__):
         return _Kind.CALL
     return _Kind.THREAD
@@ -684,6 +975,9 @@ def _seconds(timeout: float) -> float:
     return max(0.0, min(float(timeout), threading.TIMEOUT_MAX))
 
 
-def _initialize(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-    if initializer is not None:
-        initializer(*initargs)
+def _limit(seconds: float, name: str) -> float:
+    """A limit to a waiting; ValueError where it is none, TypeError if it is not a number."""
+    limit = float(seconds)
+    if math.isnan(limit) or limit < 0:
+        raise ValueError(f"{name} must be a number of seconds that is not negative, or None")
+    return limit

@@ -6,11 +6,12 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
-from palitra._loop import LoopThread
+from palitra._service import Service
 from palitra._words import close_if_coroutine, hint, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
@@ -27,11 +28,11 @@ class Gathering:
 
     def __init__(
         self,
-        loop_thread: LoopThread,
+        service: Service,
         awaitables: tuple[_Awaitable, ...],
         return_exceptions: bool,
     ) -> None:
-        self._loop_thread = loop_thread
+        self._service = service
         self._order = [id(awaitable) for awaitable in awaitables]
         # Each once, however often it was given.
         self._awaitables = dict(zip(self._order, awaitables, strict=True))
@@ -55,7 +56,7 @@ class Gathering:
         if isinstance(awaitable, concurrent.futures.Future):
             return
         if asyncio.isfuture(awaitable):
-            if awaitable.get_loop() is not self._loop_thread.start():
+            if awaitable.get_loop() is not self._service.loop():
                 raise ValueError(
                     f"{awaitable!r} belongs to another event loop: gather() takes a future of its "
                     "own loop, or a concurrent.futures.Future"
@@ -89,7 +90,7 @@ class Gathering:
                 if self._error is not None:
                     break
                 if not number % _BATCH:
-                    await asyncio.sleep(0)
+                    await _next_turn()
             while len(self._results) < len(self._awaitables) and self._error is None:
                 await self._wait()
         except asyncio.CancelledError as exc:
@@ -121,7 +122,7 @@ class Gathering:
         if isinstance(awaitable, concurrent.futures.Future):
             done = functools.partial(self._future_done, key)
             awaitable.add_done_callback(
-                lambda future: self._loop_thread.post(functools.partial(done, future))
+                lambda future: self._service.post(functools.partial(done, future))
             )
         elif asyncio.isfuture(awaitable):
             done = functools.partial(self._future_done, key)
@@ -133,7 +134,7 @@ class Gathering:
     def _start_task(self, key: int, awaitable: Awaitable[Any]) -> None:
         child = cast("CoroutineType[Any, Any, None]", self._await(key, awaitable))
         try:
-            task = self._loop_thread.create_task(child, None)
+            task = self._service.create_task(child, None, awaitable)
         except BaseException as exc:  # of a task factory
             child.close()
             close_if_coroutine(awaitable)
@@ -202,6 +203,12 @@ class Gathering:
             except asyncio.CancelledError:  # once more, perhaps by shutdown(cancel_futures=True)
                 for task in self._tasks.values():
                     task.cancel()
+
+
+@types.coroutine
+def _next_turn() -> Generator[None, None, None]:
+    """Let the loop's other callbacks have their turn."""
+    yield
 
 
 def _close(awaitables: Iterable[object]) -> None:

@@ -1,16 +1,18 @@
-"""What a process does to its loop threads: fork, the end of the main thread, exit.
+"""What a process does to its services: fork, the end of the main thread, exit.
 
-Importing this module does nothing. The first loop thread that starts calls `watch`, which registers
-three hooks, once; they reach the loop threads through weak references, so that they keep
-none alive.
+Importing this module does nothing. The first service that starts calls `watch`, which registers
+three hooks, once; they reach the services through weak references, so that they keep none alive.
 
-    fork                  the child gets fresh, not yet started loop threads
+    fork                  the child gets fresh, not yet started services
     main thread ends      the calls in flight are finished while threads can still start
     atexit                no new call; every loop is closed and its thread joined
 
-The middle hook is the one that `concurrent.futures.thread` uses. Hooks of that kind run last in,
-first out; that module is imported here so that it registers first and its worker threads (those of
-`asyncio.to_thread`) still work while ours waits.
+The middle hook is the one that `concurrent.futures` uses for its pools. Hooks of that kind run last
+in, first out, and ours runs before theirs (see `stay_first`): so pools work as long as a call does
+that uses one.
+
+A fork that runs none of Python's hooks (uWSGI's, a C library's) is noticed where a call is handed
+over or a wait begins: the number of the process is another one.
 """
 
 from __future__ import annotations
@@ -21,32 +23,37 @@ import logging
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
-# Imports the module, which registers its exit hook before ours, see above.
-from concurrent.futures.thread import _threads_queues
-from typing import Protocol, TypeVar
+from palitra._waiting import Deadline, Moment
 
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
 PATIENCE = 5.0  # seconds of waiting at exit before a log line says what for
+_GRACE = 1.0  # seconds for the clean-up of what a limit has cancelled
+_STEP = 0.05  # seconds that each of those who are waited for is waited for in turn
 _ATTEMPTS = 100  # at starting afresh in a forked child; each can be interrupted by a signal
 
 
 class Watched(Protocol):
-    """What the hooks need of a loop thread."""
+    """What the hooks need of a service."""
+
+    exit_timeout: float | None
+    contexts_left: Moment
 
     @property
     def ends_with_main_thread(self) -> bool: ...
     def after_fork_in_child(self) -> None: ...
-    def wait_for_calls(self, timeout: float | None) -> bool: ...
+    def wait_for_calls(self, seconds: float) -> bool: ...
+    def leave_contexts(self) -> None: ...
     def begin_exit(self) -> None: ...
-    def join(self, timeout: float | None) -> bool: ...
+    def wait_for_end(self, deadline: Deadline) -> bool: ...
     def cancel_everything(self) -> None: ...
     def waited_for(self) -> str: ...
+    def abandon_at_exit(self) -> str: ...
 
 
 class Forked(Protocol):
@@ -60,29 +67,56 @@ class _Process:
 
     def __init__(self) -> None:
         # By id. Not in WeakSets: one cannot be listed while another thread adds to it.
-        self.loop_threads: weakref.WeakValueDictionary[int, Watched] = weakref.WeakValueDictionary()
+        self.services: weakref.WeakValueDictionary[int, Watched] = weakref.WeakValueDictionary()
         self.others: weakref.WeakValueDictionary[int, Forked] = weakref.WeakValueDictionary()
+        # The threads that have made a call.
+        self.callers: weakref.WeakValueDictionary[int, threading.Thread]
+        self.callers = weakref.WeakValueDictionary()
         self.fork_hook = False
-        self.thread_hook = False
+        self.thread_hook: Callable[[], object] | None = None
         self.atexit_hook = False
         self.exiting = False
         self.hurried = False  # by Ctrl-C, twice: nothing is waited for any more
-        self.pid: int | None = None  # where the fork hook has run, or been registered
+        self.waited = 0.0  # seconds, since the main thread has ended
+        self.left: list[str] = []  # what was left behind
+        self.pid: int | None = None  # where the fork hook has run, or palitra was first used
+
+
+class _Known(threading.local):
+    """What is known of a thread: the process in which it has made its first call."""
+
+    pid = 0
 
 
 _process = _Process()
+known = _Known()
 
 
-def watch(loop_thread: Watched) -> bool:
-    """Look after *loop_thread*; False when the process is too far into its exit to start it.
+def know_this_thread() -> None:
+    """Note that this thread makes calls, and shall be served as long as it lives."""
+    thread = threading.current_thread()
+    _process.callers[id(thread)] = thread
+    if _process.pid is None:
+        _process.pid = os.getpid()
+    known.pid = os.getpid()
+
+
+def check_process() -> None:
+    """Start afresh where this is a child of a fork that has run no hooks."""
+    if _process.pid is not None and _process.pid != os.getpid():
+        _forked()
+
+
+def watch(service: Watched) -> bool:
+    """Look after *service*; False when the process is too far into its exit to start it.
 
     Thread-safe without a lock: registering a hook twice is harmless, because each hook does
     nothing the second time. So it is registered first, and said to be afterwards.
     """
     # First, so that an exit that comes meanwhile sees it, or is seen below.
-    _process.loop_threads[id(loop_thread)] = loop_thread
+    _process.services[id(service)] = service
     _register_fork_hook()
-    if not _process.thread_hook:
+    if _process.thread_hook is None:
         try:
             threading._register_atexit(_main_thread_ends)  # type: ignore[attr-defined]
         except AttributeError:
@@ -90,12 +124,37 @@ def watch(loop_thread: Watched) -> bool:
         except RuntimeError:  # the main thread has ended
             if threading.current_thread() is threading.main_thread():
                 return False  # it runs atexit handlers, and takes no more of them
-        _process.thread_hook = True
+        _process.thread_hook = _find_thread_hook()
     if not _process.atexit_hook:
         if not _at_exit_is_registered():
             atexit.register(_at_exit)
         _process.atexit_hook = True
     return not _process.exiting
+
+
+def _find_thread_hook() -> Callable[[], object]:
+    for hook in list(_thread_hooks()):
+        if getattr(hook, "func", None) is _main_thread_ends:
+            found: Callable[[], object] = hook
+            return found
+    return _main_thread_ends
+
+
+def _thread_hooks() -> list[Any]:
+    hooks = getattr(threading, "_threading_atexits", None)
+    return hooks if isinstance(hooks, list) else []
+
+
+def stay_first() -> None:
+    """Have our hook run before those that were registered since: they end the standard pools.
+
+    A call in flight at exit may use a pool whose module was imported after palitra's first use.
+    """
+    hooks = _thread_hooks()
+    ours = _process.thread_hook
+    if hooks and hooks[-1] is not ours and ours in hooks and not threading._SHUTTING_DOWN:  # type: ignore[attr-defined]
+        hooks.append(ours)  # first: an exit that comes meanwhile must find it
+        hooks.remove(ours)
 
 
 class _Sought:
@@ -161,16 +220,23 @@ def _start_afresh() -> None:
     # registered again there; a fork from inside an exit does not make the child exit.
     _process.atexit_hook = False
     _process.exiting = _process.hurried = False
-    for other in (*_living(_process.others), *_living(_process.loop_threads)):
+    _process.waited = 0.0
+    _process.left.clear()
+    for other in (*_living(_process.others), *_living(_process.services)):
         other.after_fork_in_child()
 
 
 def _main_thread_ends() -> None:
     """Finish the calls in flight, not those that other threads still make afterwards."""
-    loop_threads = _living(_process.loop_threads)
-    _wait(loop_threads, [lt.wait_for_calls for lt in loop_threads])
+    services = _living(_process.services)
+    _wait(services, lambda service, seconds: service.wait_for_calls(seconds))
     if not _atexit_is_skipped():
-        _finish([lt for lt in loop_threads if lt.ends_with_main_thread])
+        _finish([service for service in services if service.ends_with_main_thread])
+        if any(_is_stranger(thread) for thread in threading.enumerate()):
+            # That thread may wait for just this: a connection's own ends when it is closed.
+            for service in services:
+                service.leave_contexts()
+            _wait(services, lambda service, seconds: service.contexts_left.wait(seconds))
     elif any(map(_goes_on, threading.enumerate())):
         # Not here: they may wait for what other hooks are about to do.
         threading.Thread(target=_at_exit_of_others, name="palitra_exit").start()
@@ -181,7 +247,23 @@ def _main_thread_ends() -> None:
 def _goes_on(thread: threading.Thread) -> bool:
     """Whether a process that ends waits for *thread*, which no hook ends."""
     own = threading.current_thread(), threading.main_thread()
-    return not (thread.daemon or thread in own or thread in _threads_queues)
+    return not (thread.daemon or thread in own or _is_of_a_pool(thread))
+
+
+def _is_stranger(thread: threading.Thread) -> bool:
+    """Whether a process that ends waits for *thread*, which has never used palitra."""
+    return _goes_on(thread) and thread not in _living(_process.callers)
+
+
+def _is_of_a_pool(thread: threading.Thread) -> bool:
+    """Whether it is a thread of a standard pool, which a hook of that pool's ends."""
+    for module, table in (
+        ("concurrent.futures.thread", "_threads_queues"),
+        ("concurrent.futures.process", "_threads_wakeups"),
+    ):
+        if thread in getattr(sys.modules.get(module), table, ()):
+            return True
+    return False
 
 
 def _at_exit_of_others() -> None:
@@ -206,48 +288,56 @@ def _at_exit() -> None:
     _process.exiting = True
     if sys.is_finalizing():
         return  # a subinterpreter that outlives the main one: its threads no longer run
-    _finish(_living(_process.loop_threads))
+    _finish(_living(_process.services))
+    if _process.left:
+        LOGGER.warning("left behind at exit: %s", ", ".join(_process.left))
+        _process.left.clear()
 
 
-def _finish(loop_threads: list[Watched]) -> None:
-    def begin(_: object) -> bool:
-        for loop_thread in loop_threads:
-            loop_thread.begin_exit()
-        return True
+def _finish(services: list[Watched]) -> None:
+    def is_over(service: Watched, seconds: float) -> bool:
+        service.begin_exit()
+        return service.wait_for_end(Deadline(seconds))
 
-    _wait(loop_threads, [begin, *(lt.join for lt in loop_threads)])
+    _wait(services, is_over)
 
 
-def _wait(loop_threads: list[Watched], waits: list[Callable[[float | None], bool]]) -> None:
-    """Wait, one after another; a log line after a while, and Ctrl-C cancels what is waited for.
+def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) -> None:
+    """Wait for each of *services*; a log line after a while, and Ctrl-C cancels what is left.
 
     A second Ctrl-C ends this waiting and all that would follow. Neither is raised, nor what other
     signal handlers raise: an exception here would only be printed by the interpreter, which is
     ending anyway, and would keep the other hooks from running.
+
+    A service whose `exit_timeout` has passed is cancelled, and left behind a second later.
     """
-    deadline = time.monotonic() + PATIENCE
+    pending = list(services)
+    limited: list[Watched] = []  # those that were cancelled at their limit
     logged = interrupted = cancelled = False
-    patience: float | None
-    while waits:
+    began = _process.waited
+    while pending and not _process.hurried:
         try:
             if interrupted and not cancelled:
                 cancelled = True  # first: what interrupts this ends the waiting, see below
-                for loop_thread in loop_threads:
-                    loop_thread.cancel_everything()
-            if _process.hurried:
-                patience = 0.0
-            else:
-                patience = None if logged else max(0.0, deadline - time.monotonic())
-            if waits[0](patience):
-                del waits[0]
-            elif _process.hurried:
-                return
-            elif not logged:
+                for service in pending:
+                    service.cancel_everything()
+            service = pending.pop(0)
+            limit = service.exit_timeout
+            if limit is not None and _process.waited >= limit + _GRACE:
+                _process.left += filter(None, [service.abandon_at_exit()])
+                continue
+            if limit is not None and _process.waited >= limit and service not in limited:
+                limited.append(service)
+                service.cancel_everything()
+            pending.append(service)  # until it is known to be over
+            if is_over(service, _STEP):
+                pending.remove(service)
+                continue
+            _process.waited += _STEP
+            if not logged and _process.waited - began >= PATIENCE:
                 logged = True
-                names = ", ".join(filter(None, (lt.waited_for() for lt in loop_threads)))
+                names = ", ".join(filter(None, (each.waited_for() for each in pending)))
                 LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
         except BaseException:
-            if _process.hurried:
-                return
             _process.hurried = interrupted
             interrupted = True

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from palitra import _default
 from palitra._gather import Gathering
-from palitra._loop import current_loop_thread
+from palitra._hosts import current_service
 
 _T = TypeVar("_T")
 
@@ -52,12 +52,12 @@ class EventLoopThreadRunner:
 
         Called on the loop, inside a coroutine, it returns an awaitable instead of waiting.
         """
-        loop_thread = current_loop_thread()
-        if loop_thread is None:
+        service = current_service()
+        if service is None:
             return _default.gather(
                 *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
             )
-        gathering = Gathering(loop_thread, coros_or_futures, return_exceptions)
+        gathering = Gathering(service, coros_or_futures, return_exceptions)
         gathered = gathering.run()
 
         def close(_: object) -> None:

@@ -1,20 +1,47 @@
-"""Waiting in such a way that Ctrl-C is heard, and that a signal handler may wait as well.
+"""Every wait of palitra's that blocks a thread, and how two threads agree.
 
-A waiter has a lock of its own, which nobody else holds or waits for. `threading.Event` and
-`threading.Condition` have locks that several share: a signal handler that came while one is held,
-and needed it, would wait for the code that it interrupts.
+Guarantees
+    * A thread that waits hears a signal: at once, or where the signal came just before the wait
+      began, after `_SLICE` seconds in the main thread and `_LONG_SLICE` elsewhere.
+    * A wait ends in time although a test has frozen or replaced the clock: only the timeouts of the
+      interpreter's own locks measure time here.
+    * A signal handler may wait while the code that it interrupted waits or tells others to go on.
+
+How two threads agree: in one of two ways, everywhere in palitra
+
+    A permission is something that only one thread can take: an attribute that it deletes, or an
+    item that it pops. Whoever has taken the permission does what is permitted, and nobody else.
+
+    Write first, look second: each of two threads writes one variable and then reads the other's.
+    At least one of the two sees what the other wrote.
+
+    So a waiter has a lock of its own, which nobody else holds or waits for. `threading.Event` and
+    `threading.Condition` have locks that several threads share: a signal handler that came while
+    one of these is held, and needed it, would wait for the code that it interrupts.
+
+Assumes
+    Deleting or setting an attribute, setting, popping and `setdefault` of an item of a dict,
+    `append`, `pop` and `popleft` of a list or deque, and `put` and `get` of a SimpleQueue are
+    atomic. With the global interpreter lock they are, and whatever one thread wrote before them
+    another sees after them. Without it (free-threaded builds) each of these takes and releases the
+    lock of its object; the release is a sequentially consistent exchange, and so neither the
+    processor nor the compiler moves a later load before an earlier store.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
-import time
-from _thread import LockType, allocate_lock
+import threading
+from _thread import LockType, allocate_lock, get_ident
+from collections.abc import Callable
 from contextlib import suppress
 
-# Seconds between looks for a Ctrl-C: it does not end the wait for a lock where it comes just before
-# the wait begins; on Windows, never.
-_SLICE = 0.1 if sys.platform == "win32" else 1.0
+# Seconds between looks for a signal. On Windows none ends the wait for a lock.
+_SLICE = 0.1
+_LONG_SLICE = 0.1 if sys.platform == "win32" else 1.0
+# The steps in which a `Deadline` counts.
+_STEP = 0.05
 
 
 def locked() -> LockType:
@@ -24,40 +51,135 @@ def locked() -> LockType:
     return lock
 
 
+def release(lock: LockType) -> None:
+    """Let the waiter go on whose lock this is; again does no harm."""
+    with suppress(RuntimeError):
+        lock.release()
+
+
 def wait_for(lock: LockType, timeout: float | None) -> bool:
-    """Acquire *lock*, and hear Ctrl-C meanwhile; False after *timeout* seconds."""
+    """Acquire *lock*, and hear signals meanwhile; False after *timeout* seconds."""
     if timeout is None:
-        while not lock.acquire(True, _SLICE):
+        if lock.acquire(True, _SLICE):
+            return True
+        in_main_thread = threading.main_thread().ident == get_ident()
+        slice_ = _SLICE if in_main_thread else _LONG_SLICE
+        while not lock.acquire(True, slice_):
             pass
         return True
-    deadline = time.monotonic() + timeout
-    while not lock.acquire(True, max(0.0, min(timeout, _SLICE))):
-        timeout = deadline - time.monotonic()
-        if not timeout > 0:  # also where it is no number
+    while timeout > _SLICE:
+        if lock.acquire(True, _SLICE):
+            return True
+        timeout -= _SLICE
+    return lock.acquire(True, max(0.0, timeout))
+
+
+class Deadline:
+    """A limit to the time that several waits take together; None: no limit.
+
+    What is done between the waits does not count.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._left = seconds
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is left to wait."""
+        return self._left is not None and self._left <= 0
+
+    def wait(self, wait: Callable[[float], bool]) -> bool:
+        """Call *wait* with a number of seconds until it returns True; False at the limit."""
+        while True:
+            step = _STEP if self._left is None else max(0.0, min(self._left, _STEP))
+            if wait(step):
+                return True
+            if self._left is not None:
+                self._left -= step
+                if self._left <= 0:
+                    return False
+
+
+class Permission:
+    """What only one thread can take: once, unless the permission is given back."""
+
+    __slots__ = ("_free",)
+
+    def __init__(self) -> None:
+        self._free = True
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody has taken it, as far as can be told from outside."""
+        return hasattr(self, "_free")
+
+    def take(self) -> bool:
+        """Take the permission; False where another has it."""
+        try:
+            del self._free
+        except AttributeError:
             return False
-    return True
+        return True
+
+    def give(self) -> None:
+        """Give the permission back."""
+        self._free = True
 
 
 class Moment:
-    """Something that happens once, and that any number of threads may wait for.
+    """Something that happens once, and that any number of threads and loops may wait for.
 
-    A waiter adds its lock to the waiters and then looks whether the moment has passed; `happen`
-    says so and then releases each waiter. So either the waiter does not wait, or it is released.
+    A waiter adds its callback to the waiters and then looks whether the moment has passed;
+    `happen` says so and then calls each back. So either the waiter does not wait, or it is called.
     """
 
     def __init__(self) -> None:
         self.passed = False
-        self._waiters: list[LockType] = []
+        self._waiters: list[Callable[[], object]] = []
 
     def happen(self) -> None:
         """Let everybody go on who waits, now or later; several threads may say so at once."""
         self.passed = True
         with suppress(IndexError):
             while True:
-                self._waiters.pop().release()
+                self._waiters.pop()()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the moment; False after *timeout* seconds."""
-        waiter = locked()
+        if self.passed:
+            return True
+        lock = locked()
+        waiter = lock.release
         self._waiters.append(waiter)
-        return self.passed or wait_for(waiter, timeout)
+        try:
+            return self.passed or wait_for(lock, timeout)
+        finally:
+            self.forget(waiter)
+
+    def tell(self, waiter: Callable[[], object]) -> None:
+        """Call *waiter*, which raises nothing, when the moment has come; at once if it has."""
+        self._waiters.append(waiter)
+        if self.passed and self.forget(waiter):
+            waiter()
+
+    async def on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for the moment on *loop*, which runs on meanwhile."""
+        future = loop.create_future()
+
+        def waiter() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+
+        self.tell(waiter)
+        try:
+            await future
+        finally:
+            self.forget(waiter)
+
+    def forget(self, waiter: Callable[[], object]) -> bool:
+        """Call *waiter* no more; False where that is too late."""
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            return False
+        return True

@@ -1,4 +1,4 @@
-"""WorkerThreads: threads for plain callables, so that they never block the loop.
+"""Threads for plain callables, so that they never block the loop, and for asyncio's own jobs.
 
 Guarantees
     At most `max_threads` threads. A job that `submit` took is run by one of them, first come first
@@ -6,25 +6,51 @@ Guarantees
     handler, or a finalizer.
 
 Assumes
-    `append` and `pop` of a deque or list and `put` and `get` of a SimpleQueue are atomic. Nothing
-    here is guarded by a lock: a permission (to start a thread, to claim an idle one) is an item,
-    and whoever popped it has it.
+    What `_waiting` assumes. Nothing here is guarded by a lock: to start a thread, and to count on
+    an idle one, takes a permission, an item of a deque.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextvars
+import functools
 import logging
+import os
 import queue
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures.thread import ThreadPoolExecutor
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-from palitra._waiting import Moment
+from palitra._waiting import Deadline, Moment, Permission
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
+
+
+class OwnThread(threading.Thread):
+    """A thread of palitra's: the end of the main thread does not wait for it; exit hooks do.
+
+    A thread inherits from the thread that makes it whether it is a daemon. The threads that users'
+    calls make shall not inherit that from ours: Python waits for them, as for any other.
+    """
+
+    @property
+    def daemon(self) -> bool:
+        asker = sys._getframe(1).f_code
+        return self._daemonic and asker is not threading.Thread.__init__.__code__
+
+    @daemon.setter
+    def daemon(self, daemonic: bool) -> None:
+        self._daemonic = daemonic
+
+    _daemonic: bool
 
 
 def make_thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
@@ -33,9 +59,16 @@ def make_thread(target: Callable[..., None], *args: object, name: str) -> thread
     if sys.version_info >= (3, 14):
         options["context"] = contextvars.Context()  # not a copy of whatever the starter had set
     try:
-        return threading.Thread(daemon=True, **options)
+        return OwnThread(daemon=True, **options)
     except RuntimeError:  # a subinterpreter that forbids daemon threads
-        return threading.Thread(daemon=False, **options)
+        return OwnThread(daemon=False, **options)
+
+
+def default_number_of_threads() -> int:
+    """As many as `concurrent.futures.ThreadPoolExecutor` has by default on this Python."""
+    if sys.version_info >= (3, 13):
+        return min(32, (os.process_cpu_count() or 1) + 4)
+    return min(32, (os.cpu_count() or 1) + 4)
 
 
 def run_initializer(initialize: Callable[[], None]) -> None:
@@ -47,111 +80,201 @@ def run_initializer(initialize: Callable[[], None]) -> None:
         raise
 
 
-class WorkerThreads:
-    """A pool of threads that grows on demand and ends when told to stop.
+class Job(Protocol):
+    """What a worker thread does."""
 
-    A job is a callable without arguments that raises nothing.
-    """
+    def run_in_worker(self) -> object:
+        """Do it. Raises only what a done-callback raised."""
+
+
+class WorkerThreads:
+    """A pool of threads that grows on demand and ends when told to stop."""
 
     def __init__(
         self,
         max_threads: int,
         name_prefix: str,
-        initialize: Callable[[], None],
+        initialize: Callable[[], None] | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._name_prefix = name_prefix
         self._initialize = initialize
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        # One item for each thread that may still be started: its number.
+        self._on_failure = on_failure  # told where *initialize* failed in a thread, which then ends
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # The permissions to start a thread: each is the number of one.
         self._unstarted = deque(range(max_threads))
-        # One item for each thread that waits for a job; a submit that pops it needs no new thread.
+        # The permissions to count on a thread that waits for a job.
         self._idle: deque[None] = deque()
         self.threads: dict[threading.Thread, Moment] = {}  # and when each has stopped
         self._abandoned = False
+        self._left_behind = False
 
-    def submit(self, job: Callable[[], None], on_failure: Callable[[BaseException], None]) -> None:
-        """Have *job* run by a worker thread; raises RuntimeError when none can be started.
+    def submit(self, job: Job) -> None:
+        """Have *job* run by a worker thread; RuntimeError where there is none and none can start.
 
-        A thread whose initializer fails calls *on_failure* and runs nothing.
+        The job stays in the queue then; whoever submitted it sees to it that it does nothing.
         """
+        self.jobs.put(job)
+        self.grow()
+
+    def grow(self) -> None:
+        """Have a thread for a job that was put into the queue; where `submit` was interrupted."""
         try:
             self._idle.pop()
         except IndexError:
-            # A new thread gets its first job in person. So the queue holds a job only where an idle
-            # thread was claimed for it, or where no further thread may be started.
-            if self._unstarted and self._start_thread(job, on_failure):
-                return
-        self._jobs.put(job)
+            self._start_thread()
 
-    def _start_thread(
-        self, job: Callable[[], None], on_failure: Callable[[BaseException], None]
-    ) -> bool:
+    def be_ready(self) -> None:
+        """Start a thread before there is a job for it."""
+        self._start_thread()
+
+    def _start_thread(self) -> bool:
         try:
             number = self._unstarted.popleft()
         except IndexError:
             return False
-        # The number goes to the thread, or back if there is no thread: whoever pops it. The job is
-        # popped too, because a thread keeps its arguments to its end.
-        numbers = [number]
-        name = f"{self._name_prefix}_{number}"
+        # Whoever takes the permission: the thread, or this one, where no thread comes of it.
+        begin = Permission()
         stopped = Moment()
-        thread = make_thread(self._live, stopped, numbers, [job], on_failure, name=name)
+        name = f"{self._name_prefix}_{number}"
+        thread = make_thread(self._live, stopped, begin, name=name)
         self.threads[thread] = stopped
         try:
             thread.start()
         except BaseException as exc:
-            if numbers:
-                self._unstarted.appendleft(numbers.pop())
+            if begin.take():
+                self._unstarted.appendleft(number)
                 del self.threads[thread]
             if isinstance(exc, RuntimeError) and self.threads:
                 return False  # no more threads can be had: those that exist do the work
             raise
         return True
 
-    def _live(self, stopped: Moment, *args: Any) -> None:
+    def _live(self, stopped: Moment, begin: Permission) -> None:
         try:
-            self._work(*args)
+            if begin.take():
+                self._work()
         finally:
             stopped.happen()
 
-    def _work(
-        self,
-        numbers: list[int],
-        jobs: list[Callable[[], None]],
-        on_failure: Callable[[BaseException], None],
-    ) -> None:
-        try:
-            numbers.pop()
-        except IndexError:
-            return  # start was interrupted, and took the number back
-        try:
-            run_initializer(self._initialize)
-        except BaseException as exc:
-            on_failure(exc)
-            return
-        job: Callable[[], None] | None = jobs.pop()
-        while job is not None:
+    def _work(self) -> None:
+        if self._initialize is not None:
             try:
-                job()
+                run_initializer(self._initialize)
+            except BaseException as exc:
+                if self._on_failure is not None:
+                    self._on_failure(exc)
+                return
+        while True:
+            try:
+                job = self.jobs.get_nowait()
+            except queue.Empty:
+                self._idle.append(None)
+                job = self.jobs.get()
+            if job is None:
+                self.jobs.put(None)  # for the next thread
+                return
+            try:
+                job.run_in_worker()
             except BaseException:
                 LOGGER.critical("exception in a done-callback", exc_info=True)
             del job  # it would keep its call alive until the next one comes
             if self._abandoned:
                 return
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                self._idle.append(None)
-                job = self._jobs.get()
-        self._jobs.put(None)  # for the next thread
 
     def stop(self) -> None:
         """Let each thread end once the jobs before this moment are taken."""
         self._unstarted.clear()
-        self._jobs.put(None)
+        self.jobs.put(None)
+
+    def join(self, deadline: Deadline) -> bool:
+        """Wait for the end of all threads; False at the limit."""
+        for thread, stopped in list(self.threads.items()):
+            if self._left_behind:
+                break
+            # Not by Thread.join alone: before 3.13, a thread seems to have ended where Ctrl-C has
+            # ended a wait for it.
+            if not deadline.wait(stopped.wait):
+                return False
+            thread.join()
+        return True
+
+    def leave_behind(self) -> None:
+        """Wait for no thread any more."""
+        self._left_behind = True
 
     def abandon(self) -> None:
         """In a forked child: only the thread that forked is here, and it ends."""
         self._abandoned = True
-        for stopped in self.threads.values():
+        for stopped in list(self.threads.values()):
             stopped.happen()  # this thread may wait for it
+
+
+class AsyncioThreads(ThreadPoolExecutor):
+    """asyncio's default executor, for `asyncio.to_thread` and host names: it serves until the end.
+
+    The standard one refuses everything once the main thread has ended, although contexts are still
+    to be left, and their clean-up may need a thread.
+    """
+
+    def __init__(self, name_prefix: str) -> None:
+        # Not super().__init__(): asyncio asks for the class; nothing of its work is done here.
+        self._workers = WorkerThreads(default_number_of_threads(), f"{name_prefix}_asyncio")
+        self._refuses = False
+        if sys.version_info[:2] == (3, 12):
+            # That version starts no thread once the main thread has ended.
+            self._workers.be_ready()
+
+    @property
+    def workers(self) -> WorkerThreads:
+        """The threads."""
+        return self._workers
+
+    def submit(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> concurrent.futures.Future[_T]:
+        if self._refuses:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        self._workers.submit(_AsyncioJob(future, functools.partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._refuses = True
+        if cancel_futures:
+            while True:
+                try:
+                    job = self._workers.jobs.get_nowait()
+                except queue.Empty:
+                    break
+                if isinstance(job, _AsyncioJob):
+                    job.future.cancel()
+        self._workers.stop()
+        if wait:
+            self._workers.join(Deadline(None))
+
+    async def aclose(self) -> None:
+        """Refuse further jobs, and wait for those there are; on the loop, which goes on."""
+        self.shutdown(wait=False)
+        loop = asyncio.get_running_loop()
+        for stopped in list(self._workers.threads.values()):
+            await stopped.on(loop)
+
+
+class _AsyncioJob:
+    """A function for a thread of asyncio's, and the future of its result."""
+
+    def __init__(self, future: concurrent.futures.Future[Any], fn: Callable[[], Any]) -> None:
+        self.future = future
+        self._fn = fn
+
+    def run_in_worker(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._fn()
+        except BaseException as exc:
+            self.future.set_exception(exc)
+            del self  # the traceback holds this frame
+        else:
+            self.future.set_result(result)

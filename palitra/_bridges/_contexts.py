@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from palitra._bridges._owner import Face, Owner, Step, build, take
-from palitra._loop import LoopThread
+from palitra._bridges._owner import Face, Owner, Step, build
+from palitra._service import Service
 from palitra._words import close_if_coroutine, name_of
 
 _T_co = TypeVar("_T_co", covariant=True)
@@ -19,8 +19,10 @@ _T_co = TypeVar("_T_co", covariant=True)
 class _ContextOwner(Owner, Generic[_T_co]):
     """Enters and leaves an async context manager."""
 
-    def __init__(self, loop_thread: LoopThread, source: Any) -> None:
-        super().__init__(loop_thread, f"the context {name_of(source)}")
+    kind = "context"
+
+    def __init__(self, service: Service, source: Any) -> None:
+        super().__init__(service, f"the context {name_of(source)}")
         self._source = source
         self._context_manager: Any = None
 
@@ -59,8 +61,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
 
     def _too_late(self, step: Step[Any]) -> None:
         # The shutdown has left the context before its user did.
-        step.result = False
-        step.settle()
+        step.succeed(False)
 
 
 class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
@@ -88,18 +89,18 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
 
 
 def sync_context(
-    executor: Executor, loop_thread: LoopThread, source: object
+    executor: Executor, service: Service, source: object
 ) -> AbstractContextManager[Any, Any]:
     """Make the synchronous face of an async context manager, or of a callable that returns one."""
     _check_context("sync_context()", source)
-    return _SyncContext(executor, _ContextOwner(loop_thread, source))
+    return _SyncContext(executor, _ContextOwner(service, source))
 
 
-def enter_context(loop_thread: LoopThread, source: object) -> Any:
+def enter_context(service: Service, source: object) -> Any:
     """Enter now, and leave at the end of the loop."""
     _check_context("enter_context()", source)
-    owner: _ContextOwner[Any] = _ContextOwner(loop_thread, source)
-    return take(Step(owner, owner.enter), loop_thread, "enter_context()")
+    owner: _ContextOwner[Any] = _ContextOwner(service, source)
+    return Step(owner, owner.enter).wait("enter_context()", None)
 
 
 def _check_context(what: str, source: object) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from palitra._bridges._owner import Face, Owner, Step, build
-from palitra._loop import LoopThread
+from palitra._service import Service
 from palitra._words import close_if_coroutine, name_of, user_traceback
 
 _T_co = TypeVar("_T_co", covariant=True)
@@ -22,8 +22,8 @@ _SendT_contra = TypeVar("_SendT_contra", contravariant=True)
 class _IterationOwner(Owner):
     """Drives an async iterator, item by item."""
 
-    def __init__(self, loop_thread: LoopThread, source: Any) -> None:
-        super().__init__(loop_thread, f"the iterator over {name_of(source)}")
+    def __init__(self, service: Service, source: Any) -> None:
+        super().__init__(service, f"the iterator over {name_of(source)}")
         self._source = source
         self._iterator: Any = None
         self._anext: Callable[[], Awaitable[Any]] | None = None  # of the iterator, once it is there
@@ -50,8 +50,7 @@ class _IterationOwner(Owner):
 
     def _too_late(self, step: Step[Any]) -> None:
         if step.operation == self.close:
-            step.result = None  # it is closed
-            step.settle()
+            step.succeed(None)  # it is closed
         else:
             step.fail(self.end())
 
@@ -200,8 +199,8 @@ class _PrefetchOwner(_IterationOwner):
     a step.
     """
 
-    def __init__(self, loop_thread: LoopThread, source: Any, size: int) -> None:
-        super().__init__(loop_thread, source)
+    def __init__(self, service: Service, source: Any, size: int) -> None:
+        super().__init__(service, source)
         self._size = size
         self._fetching = False
         self.buffer: deque[Any] = deque()
@@ -275,8 +274,7 @@ class _PrefetchOwner(_IterationOwner):
 
     def _too_late(self, step: Step[Any]) -> None:
         if self.buffer and step.operation != self.close:
-            step.result = self.buffer.popleft()
-            step.settle()
+            step.succeed(self.buffer.popleft())
         else:
             super()._too_late(step)
 
@@ -304,7 +302,7 @@ class _PrefetchIterator(SyncIterator[_T_co]):
             item = self._item(owner.take_item, "next()")
         if owner.paused and owner.has_room:
             owner.paused = False
-            owner.loop_thread.post(owner.resume)
+            owner.service.post(owner.resume)
         if type(item) is _Error:
             try:
                 if isinstance(item.error, StopAsyncIteration):
@@ -321,7 +319,7 @@ class _PrefetchIterator(SyncIterator[_T_co]):
 
 
 def sync_iter(
-    executor: Executor, loop_thread: LoopThread, source: object, buffersize: int | None
+    executor: Executor, service: Service, source: object, buffersize: int | None
 ) -> SyncIterator[Any]:
     """Make the synchronous face of an async iterable, or of a callable that returns one."""
     if not hasattr(type(source), "__aiter__") and not callable(source):
@@ -334,8 +332,8 @@ def sync_iter(
             raise TypeError("buffersize must be an integer or None")
         if buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        return _PrefetchIterator(executor, _PrefetchOwner(loop_thread, source, buffersize))
-    owner = _IterationOwner(loop_thread, source)
+        return _PrefetchIterator(executor, _PrefetchOwner(service, source, buffersize))
+    owner = _IterationOwner(service, source)
     if hasattr(type(source), "athrow") or inspect.isasyncgenfunction(source):
         return SyncGenerator(executor, owner)
     return SyncIterator(executor, owner)

@@ -4,8 +4,8 @@ One owner task enters, drives and leaves each bridged object, so that whatever i
 task (cancel scopes, task groups, `ContextVar.reset`) finds the same task each time. A step (one
 item, the entry, the exit) is a blocking call whose work the owner task does.
 
-Who closes what: from its first step on, an unfinished object stands among the loop thread's
-`exits`. It is closed by its user, or when the last reference to its synchronous face goes, or by
+Who closes what: from its first step on, an unfinished object stands among the service's
+`contexts`. It is closed by its user, or when the last reference to its synchronous face goes, or by
 `shutdown`, whichever comes first.
 """
 
@@ -18,9 +18,11 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from concurrent.futures._base import FINISHED, RUNNING
 from typing import Any, TypeVar
 
-from palitra._loop import BlockingCall, LoopThread
+from palitra._calls import BlockingCall, Kind
+from palitra._service import Service
 from palitra._words import name_of, user_traceback
 
 _T = TypeVar("_T")
@@ -30,38 +32,63 @@ class Step(BlockingCall[_T]):
     """One thing for an owner task to do while the caller waits."""
 
     def __init__(self, owner: Owner, operation: Callable[[], Awaitable[_T]]) -> None:
-        super().__init__(owner.loop_thread)
+        super().__init__(owner.service, None, owner.context)
+        self.kind = owner.kind
         self._owner = owner
         self.operation = operation
 
+    @property
+    def name(self) -> str:
+        return self._owner.name
+
     def start(self) -> None:
-        if self.settled or self.cancel_requested:
-            self.fail(asyncio.CancelledError())
+        if not self._take_claim():
             return
+        self._state = RUNNING
         try:
             self._owner.take(self)
         except BaseException as exc:
             self.fail(exc)
 
-    def cancel_on_loop(self) -> None:
-        if not self.settled:
+    def succeed(self, result: _T) -> None:
+        """On the loop: settle with *result*."""
+        if self._take_open():
+            self._result = result
+            del result
+            self._settle(FINISHED)
+
+    def keep(self, error: BaseException) -> None:
+        """On the loop: have `settle` settle with *error*."""
+        self._exception = user_traceback(error)
+
+    def settle(self) -> None:
+        """On the loop: settle with what was kept."""
+        if self._take_open():
+            self._settle(FINISHED)
+
+    def cancel_on_loop(self, again: bool = False) -> None:
+        if self._take_claim():
+            self.cancelling = True
+            self._end_cancelled()
+        elif not self.settled and not self.cancelling:
+            self.cancelling = True
             self._owner.cancel(self)
 
     def close(self) -> None:
-        self._owner.refused()
-
-    def describe(self) -> str:
-        return self._owner.name
+        if self._take_claim():
+            self._owner.refused()
 
 
 class Owner:
     """The task that owns a bridged object, and the steps it is to take. All on the loop."""
 
-    def __init__(self, loop_thread: LoopThread, name: str) -> None:
-        self.loop_thread = loop_thread
+    kind: Kind = "iterator"
+
+    def __init__(self, service: Service, name: str) -> None:
+        self.service = service
         self.name = name
         self.over = False  # nothing more can be done with the object
-        self._context = contextvars.copy_context()
+        self.context = contextvars.copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._steps: deque[Step[Any]] = deque()
@@ -80,11 +107,11 @@ class Owner:
             self._too_late(step)
         elif self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self.loop_thread.add_exit(self.leave)
+            self.service.add_exit(self.leave)
             self._steps.append(step)
             work = self._work()
             try:
-                self._task = self.loop_thread.create_task(work, self._context)
+                self._task = self.service.create_task(work, self.context, self)
             except BaseException:
                 work.close()
                 self._steps.clear()  # `step` gets the error, not its place after the end
@@ -121,11 +148,14 @@ class Owner:
                 if self._cancelled_idle:
                     self._tell_of_cancellation(step)
                 try:
-                    step.result = await step.operation()
+                    result = await step.operation()
                 except BaseException as exc:
-                    step.error = user_traceback(exc)
+                    step.keep(exc)
                     self.failed(exc)
-                step.settle()
+                    step.settle()
+                else:
+                    step.succeed(result)
+                    del result
                 self._current = None
                 if self._step_cancelled:
                     self._step_cancelled = False
@@ -158,14 +188,14 @@ class Owner:
             await self._idle
         except asyncio.CancelledError:
             self._cancelled_idle = True
-            if self.loop_thread.done:
+            if self.service.done:
                 self._closing = True  # the end of the loop cancels what is left
         finally:
             self._idle = None
 
     def _finish(self) -> None:
         self.over = True
-        self.loop_thread.exits.pop(self.leave, None)
+        self.service.contexts.pop(self.leave, None)
         while self._steps:
             self._too_late(self._steps.popleft())
 
@@ -214,21 +244,6 @@ def _uncancel() -> None:
         task.uncancel()
 
 
-def take(step: Step[_T], loop_thread: LoopThread, what: str) -> _T:
-    """Have *step* taken, wait, and return or raise the outcome."""
-    try:
-        loop_thread.block(step, what, None)
-        error, step.error = step.error, None
-        if error is not None:
-            raise error
-        result = step.result
-        del step.result
-        return result
-    finally:
-        error = None  # a raised error holds this frame
-        del step
-
-
 class Face:
     """The synchronous side of a bridged object: for one thread at a time."""
 
@@ -243,13 +258,13 @@ class Face:
     def _last_step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T | None:
         """As `_step`; returns None where a shutdown does it, or has."""
         owner = self._owner
-        if owner.over or not owner.loop_thread.usable:
+        if owner.over or not owner.service.usable:
             return None
         step = Step(owner, operation)
         try:
             return self._take(step, what)
         except RuntimeError:
-            if step.settled or owner.loop_thread.usable:
+            if step.settled or owner.service.usable:
                 raise
             return None  # another thread has just begun to shut down
         finally:
@@ -261,7 +276,7 @@ class Face:
         except AttributeError:
             raise RuntimeError(f"{self._owner.name} is in use by another thread") from None
         try:
-            return take(step, self._owner.loop_thread, what)
+            return step.wait(what, None)
         finally:
             self._free = True
             del step  # a raised error holds this frame
@@ -269,7 +284,7 @@ class Face:
     def __del__(self) -> None:
         owner = self.__dict__.get("_owner")
         if owner is not None and owner.started and not owner.over:
-            owner.loop_thread.post(owner.drop)
+            owner.service.post(owner.drop)
 
 
 async def build(source: Any, dunder: str, what: str) -> Any:

@@ -1,0 +1,358 @@
+"""Hosts: whose loop it is. A thread of our own runs one, or it is the application's, and borrowed.
+
+Guarantees
+    * `start` returns when the loop takes calls, or raises. Any number of threads may call it.
+    * What follows `finish` happens once, and `Service.end_here` is the last of it: in the thread of
+      the loop, or, where a borrowed loop has gone, in the thread that notices that first.
+
+Assumes
+    What `_waiting` assumes.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+from _thread import get_ident
+from asyncio import _get_running_loop
+from collections.abc import Callable
+from types import BuiltinFunctionType
+from typing import TYPE_CHECKING, Any
+
+from palitra import _hooks
+from palitra._calls import DeadlockError
+from palitra._waiting import Deadline, Moment, Permission
+from palitra._words import place, user_traceback
+from palitra._workers import AsyncioThreads, make_thread, run_initializer
+
+if TYPE_CHECKING:
+    from palitra._service import Service
+
+LOGGER = logging.getLogger("palitra")
+_current = threading.local()  # `service`, on the thread of a loop of our own
+_WATCH = 0.25  # seconds between looks at borrowed loops, which end without a word
+
+
+def where(ident: int | None) -> str:
+    """Where a thread stands."""
+    frame = sys._current_frames().get(ident or 0)
+    return "nowhere: it has ended" if frame is None else place(frame)
+
+
+class OwnLoop:
+    """A loop in a thread of our own, from the first call to the end of the last."""
+
+    is_borrowed = False
+
+    def __init__(
+        self,
+        service: Service,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+        debug: bool | None,
+    ) -> None:
+        self._service = service
+        self._loop_factory = loop_factory
+        self._debug = debug
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._ident: int | None = None  # the thread's
+        self._run = Permission()  # to run the loop, or to see to it that there never is one
+        self._started = Moment()  # when there is a loop, or never will be
+        self._asyncio_threads: AsyncioThreads | None = None
+        self._left_behind = False
+
+    def on_loop(self) -> bool:
+        return self._ident == get_ident()
+
+    def where(self) -> str:
+        return where(self._ident)
+
+    def failure(self) -> BaseException | None:
+        return None  # the thread says so itself
+
+    def check(self) -> None:
+        pass
+
+    def start(self) -> None:
+        """Return when the loop runs, or will not."""
+        while not self._started.passed:
+            if self.on_loop():
+                raise DeadlockError(
+                    "a call from the initializer would wait for the start of its own thread"
+                )
+            if self._run.free:
+                # Several callers can come here at once; a thread without the permission just ends.
+                _refuse_patched_threads()
+                if not _hooks.watch(self._service):
+                    raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+                make_thread(self._main, name=f"{self._service.name_prefix}_loop").start()
+            self._started.wait()
+
+    def end_unstarted(self) -> bool:
+        if not self._run.take():
+            return False
+        self._started.happen()
+        return True
+
+    def _main(self) -> None:
+        """The life of the loop's thread, from its permission to its end."""
+        if not self._run.take():
+            return
+        service = self._service
+        self._thread = threading.current_thread()
+        self._ident = get_ident()
+        _current.service = service
+        try:
+            loop = (self._loop_factory or asyncio.new_event_loop)()
+            if not isinstance(loop, asyncio.AbstractEventLoop):
+                raise TypeError(f"loop_factory must return an event loop, not {loop!r}")
+            self.loop = loop
+            asyncio.set_event_loop(loop)
+            if self._debug is not None:
+                loop.set_debug(self._debug)
+            self._asyncio_threads = AsyncioThreads(service.name_prefix)
+            loop.set_default_executor(self._asyncio_threads)
+            if service.initialize is not None:
+                run_initializer(service.initialize)
+            service.inbox.attend(loop)
+            service.inbox.hang_bell()
+            service.ready = True
+            self._started.happen()
+            service.post(service._wind_down)  # where it was shut down meanwhile
+            while not service.done:
+                try:
+                    loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    pass  # a task of the user's own raised it, and has kept it
+                if self.loop is not loop:
+                    return  # a copy of this thread, in a child that was forked on it
+                # Where user code stopped the loop, it goes on.
+        except BaseException as exc:
+            if self.loop is None and self._asyncio_threads is not None:
+                return  # likewise
+            service.break_with(user_traceback(exc))
+        self._close()
+        del self, service  # the failure holds frames of the initializer, and they hold this one
+
+    def finish(self) -> None:
+        asyncio.get_running_loop().stop()
+
+    def _close(self) -> None:
+        service = self._service
+        service.done = True
+        self._started.happen()
+        service.fail_calls()
+        loop = self.loop
+        if loop is not None and not loop.is_closed():
+            left = {call.task for call in service.calls.left if call.task is not None}
+            try:
+                self._close_loop(loop, left)
+            except BaseException:
+                LOGGER.exception("closing the event loop failed")
+            finally:
+                asyncio.set_event_loop(None)
+                loop.close()
+        self.loop = None
+        self._ident = None  # another thread may get the same
+        service.end_here()
+
+    def _close_loop(
+        self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]]
+    ) -> None:
+        """Do what `asyncio.run` does at its end, but wait for no task of *left*."""
+        stray = asyncio.all_tasks(loop) - left
+        for task in stray:
+            task.cancel()
+        if stray:
+            loop.run_until_complete(asyncio.wait(stray))
+        for task in stray:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                loop.call_exception_handler(
+                    {
+                        "message": "unhandled exception while the event loop was closed",
+                        "exception": error,
+                        "task": task,
+                    }
+                )
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        if self._asyncio_threads is not None:
+            loop.run_until_complete(self._asyncio_threads.aclose())
+        if getattr(loop, "_default_executor", None) is not self._asyncio_threads:
+            try:
+                loop.run_until_complete(loop.shutdown_default_executor())
+            except RuntimeError as exc:
+                # Late in an exit no thread can be started, not even the one that waits for the
+                # threads of an executor of the user's own; by then they have ended.
+                if "new thread" not in str(exc):
+                    raise
+        for task in left:
+            _silence(task)
+
+    def join(self, deadline: Deadline) -> bool:
+        if self._left_behind:
+            return True
+        if self._asyncio_threads is not None and not self._asyncio_threads.workers.join(deadline):
+            return False
+        if self._thread is not None:
+            self._thread.join()
+        return True
+
+    def leave_behind(self) -> None:
+        self._left_behind = True
+
+    @property
+    def ends_with_main_thread(self) -> bool:
+        """Whether the interpreter would wait for the loop's thread before it runs atexit."""
+        return self._thread is not None and not self._thread.daemon
+
+    def abandon(self) -> None:
+        if self.loop is not None and self.on_loop():
+            self.loop.stop()
+        self.loop = None
+        self._started.happen()
+        if self._asyncio_threads is not None:
+            self._asyncio_threads.workers.abandon()
+
+
+_left_behind: list[object] = []  # tasks that ignored their cancellation
+
+
+def _silence(task: asyncio.Task[Any]) -> None:
+    """Have the interpreter say nothing of a task that its loop has left behind."""
+    with contextlib.suppress(AttributeError):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    _left_behind.append(task)
+
+
+class BorrowedLoop:
+    """A loop that the application runs: palitra neither starts nor stops it."""
+
+    is_borrowed = True
+
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+        self._service = service
+        self._own = pid == os.getpid()
+        self.loop = loop if self._own else None
+        self._begin = Permission()  # to begin, or to see to it that nothing ever does
+        self._end = Permission()  # to be the one that ends the service
+        self._guard: asyncio.Task[None] | None = None  # it is cancelled where the loop ends
+        self._released: asyncio.Future[None] | None = None
+
+    def on_loop(self) -> bool:
+        return self.loop is not None and _get_running_loop() is self.loop
+
+    def where(self) -> str:
+        if self.loop is None or self.loop.is_closed():
+            return "nowhere: its loop is closed"
+        if not self.loop.is_running():
+            return "nowhere: its loop does not run"
+        return where(getattr(self.loop, "_thread_id", None))
+
+    def failure(self) -> BaseException | None:
+        guard = self._guard
+        if guard is None or not self._end.free or not guard.cancelling():
+            return None
+        return _lost()
+
+    def check(self) -> None:
+        loop = self.loop
+        if loop is None or not self._own:
+            return
+        if loop.is_closed() or (not self._service.usable and not loop.is_running()):
+            self._lose()
+
+    def _lose(self) -> None:
+        """The loop has gone, or is about to go."""
+        if self._end.take():
+            self._service.break_with(_lost())
+            self._service.end_here()
+
+    def start(self) -> None:
+        loop = self.loop
+        if loop is None:
+            raise RuntimeError(
+                "this executor is over an event loop of the parent process: make one over a loop "
+                "of this process, or an AsyncLoopExecutor() of its own"
+            )
+        if loop.is_closed():
+            self._lose()
+        elif self._begin.take():
+            _refuse_patched_threads()
+            service = self._service
+            if not _hooks.watch(service):
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            service.inbox.attend(loop)
+            service.ready = True
+            make_thread(self._watch, name=f"{service.name_prefix}_watch").start()
+            if self.on_loop():
+                self._settle_in()
+            else:
+                with contextlib.suppress(RuntimeError):  # closed just now: see `_watch`
+                    loop.call_soon_threadsafe(self._settle_in)
+
+    def _watch(self) -> None:
+        """Notice that the loop was closed, which it tells nobody."""
+        while not self._service.over.wait(_WATCH):
+            self.check()
+        self._service.workers.stop()
+
+    def _settle_in(self) -> None:
+        """On the loop: hang the bell, and have somebody there whom its end cancels."""
+        loop = self.loop
+        if loop is None or not self._end.free:
+            return
+        self._released = loop.create_future()
+        self._guard = asyncio.Task(self._wait_for_release(), loop=loop, name="palitra")
+        self._service.inbox.hang_bell()
+
+    async def _wait_for_release(self) -> None:
+        assert self._released is not None
+        try:
+            await self._released
+        except asyncio.CancelledError:
+            self._lose()
+            raise
+
+    def end_unstarted(self) -> bool:
+        return self._begin.take()
+
+    def finish(self) -> None:
+        if self._end.take():
+            if self._released is not None and not self._released.done():
+                self._released.set_result(None)
+            self._service.end_here()
+
+    def join(self, deadline: Deadline) -> bool:
+        return True
+
+    def leave_behind(self) -> None:
+        pass
+
+    ends_with_main_thread = False
+
+    def abandon(self) -> None:
+        self.loop = None
+
+
+def _lost() -> RuntimeError:
+    return RuntimeError("the application has ended the event loop")
+
+
+def current_service() -> Service | None:
+    """The service on whose own loop the caller is."""
+    service: Service | None = getattr(_current, "service", None)
+    # In a child that was forked on a loop's thread, this is that thread no more.
+    return service if service is not None and service.on_loop() else None
+
+
+def _refuse_patched_threads() -> None:
+    if not isinstance(_thread.start_new_thread, BuiltinFunctionType):
+        raise RuntimeError(
+            "palitra needs real threads, and these are patched (by gevent's or eventlet's "
+            "monkey_patch): leave threads unpatched, with patch_all(thread=False)"
+        )
