@@ -371,7 +371,8 @@ class BlockingCall(Call, Generic[_T]):
         except BaseException as exc:
             if service.holds(self):
                 self._interrupted(exc)
-            self.close()
+            else:
+                self.close()
             raise
         try:
             error = self._exception
@@ -536,8 +537,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     those to be told. The loop does not wait for the lock, it tries again; after a second whoever
     holds it was interrupted and will not release it.
 
-    A thread that Ctrl-C can interrupt tells no watchers: the loop does, and finishes all the rest
-    where it was interrupted.
+    What a thread leaves undone that Ctrl-C interrupts while it tells of the end, the loop does.
     """
 
     watched = False
@@ -684,13 +684,16 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def _tell_watchers(self) -> None:
         while self._untold:
-            watcher = self._untold.popleft()  # type: ignore[union-attr]  # it is a deque
-            if self._state != FINISHED:
+            watcher = self._untold[0]
+            if any(future is self for future in watcher.finished_futures):
+                watcher.event.set()  # Ctrl-C came while this was being told
+            elif self._state != FINISHED:
                 watcher.add_cancelled(self)
             elif self._exception is not None:
                 watcher.add_exception(self)
             else:
                 watcher.add_result(self)
+            self._untold.popleft()  # type: ignore[union-attr]  # it is a deque
 
     def _call_back(self, permissions: Any) -> None:
         for permission in permissions:
@@ -709,6 +712,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         try:
             if self._change(state, 1):
                 self._tell_sleepers()
+                self._tell_watchers()
                 self._call_back(self._callbacks)
         finally:
             # One call, see `_inbox`: a second interruption finds it done.

@@ -21,7 +21,7 @@ from types import CoroutineType, FunctionType, TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar, cast
 
 from palitra._bridges import _contexts, _functions, _iterators
-from palitra._calls import DeadlockError, FutureCall, Kind, RunCall, clock
+from palitra._calls import DeadlockError, FutureCall, RunCall, clock
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
 from palitra._service import Host, Service
@@ -593,30 +593,30 @@ class AsyncLoopExecutor(Executor):
         """
         if type(coro) is not CoroutineType:
             _check_coroutine(coro)
-        return self._run(coro, timeout, context, "run")
+        if timeout is not None or context is not None:
+            timeout = self._checked(coro, timeout, context)
+        call = RunCall(self._service, coro, context)
+        try:
+            return call.wait("run()", timeout)
+        except BaseException as exc:
+            raise user_traceback(exc)  # noqa: B904  (the same exception, without frames of ours)
+        finally:
+            del call, coro  # a raised error holds this frame
 
-    def _run(
+    def _checked(
         self,
-        coro: Coroutine[Any, Any, _T],
+        coro: Coroutine[Any, Any, Any],
         timeout: float | None,
         context: contextvars.Context | None,
-        kind: Kind,
-    ) -> _T:
+    ) -> float | None:
         try:
-            if timeout is not None:
-                timeout = _seconds(timeout)
             if context is not None:
-                self._service.refuse_on_loop(f"{kind}()")
+                self._service.refuse_on_loop("run()")
                 context.run(int)  # one in use could not be entered on the loop, ever
+            return None if timeout is None else _seconds(timeout)
         except BaseException:
             coro.close()
             raise
-        call = RunCall(self._service, coro, context, kind)
-        try:
-            return call.wait(f"{kind}()", timeout)
-        finally:
-            # A raised error holds this frame.
-            del call, coro
 
     def gather(
         self,
@@ -659,7 +659,9 @@ class AsyncLoopExecutor(Executor):
         gathering = Gathering(self._service, coros_or_futures, return_exceptions)
         try:
             self._service.refuse_on_loop("gather()")
-            return self._run(gathering.run(), timeout, None, "gather")
+            coro = gathering.run()
+            timeout = self._checked(coro, timeout, None)
+            return RunCall(self._service, coro, None, "gather").wait("gather()", timeout)
         except BaseException as exc:
             raise user_traceback(exc)  # noqa: B904  (the same exception, without a frame of ours)
         finally:

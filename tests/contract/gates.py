@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from palitra._loop import LoopThread
+from palitra._service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,11 +133,11 @@ def shut_down_before_the_hand_over(
     executor: AsyncLoopExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Have another thread's shutdown begin when a call has been made and not yet taken."""
-    accept = LoopThread.accept
+    accept = Service.accept
 
     def late_accept(*args: Any) -> None:
         monkeypatch.undo()
         executor.shutdown(wait=False)
         accept(*args)
 
-    monkeypatch.setattr(LoopThread, "accept", late_accept)
+    monkeypatch.setattr(Service, "accept", late_accept)

@@ -699,7 +699,7 @@ def test_closing_at_the_end_hides_no_error(executor: AsyncLoopExecutor) -> None:
         @property
         def athrow(self) -> None:
             asked.open()
-            while not executor._loop_thread.inbox:  # until the closing is handed over
+            while not executor._service.inbox.items:  # until the closing is handed over
                 time.sleep(0)
 
     with (

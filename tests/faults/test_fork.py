@@ -630,15 +630,18 @@ class TestOtherThreads:
             from palitra import _default
 
             held, release = threading.Event(), threading.Event()
+            make = _default.AsyncLoopExecutor
 
-            def hold():
-                with _default._default._lock:
-                    held.set()
-                    release.wait()
+            def hold(**options):
+                _default.AsyncLoopExecutor = make
+                held.set()
+                release.wait()
+                return make(**options)
 
             palitra.run(double(1))
             palitra.shutdown()
-            threading.Thread(target=hold).start()
+            _default.AsyncLoopExecutor = hold
+            threading.Thread(target=palitra.get_executor).start()
             held.wait()
             say(fork(lambda: use(palitra.get_executor()), os._exit))
             release.set()

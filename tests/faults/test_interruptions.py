@@ -230,7 +230,7 @@ def test_ctrl_c_while_an_unstarted_call_is_cancelled_leaves_nobody_waiting(
             waiter = threading.Thread(target=wait_for, args=[future])
             waiter.start()
             waiters.append(waiter)
-            while not future._condition.waiters:
+            while not future._sleepers:
                 time.sleep(0.001)
             future.cancel()
 
