@@ -1,14 +1,28 @@
-"""Synchronous faces of async functions."""
+"""Synchronous faces of async functions, accepted wherever a function is.
+
+A face is an object, and not a function, for one reason: ``obj.method.submit`` must know ``obj``,
+and what Python's own bound methods hand on from their function, they do not bind. In all else a
+face is a function to others. It holds a plain function, made as by `functools.wraps`, where each
+attribute is read, set and deleted: name, annotations, ``__dict__``, ``__code__``, and ``__class__``
+too, so that `isinstance` and `inspect` take the face for a function. `_SyncMethod` stands in the
+same way for a bound method.
+
+What goes by the real type is defined here: how a face is called, bound, pickled and copied.
+cloudpickle goes by `isinstance`: what is in no module is sent as a plain function of the face's
+code and closure. So that closure holds `_Body`, of which a face is made again where it arrives.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+import typing
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
-from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from types import CellType, FunctionType, MethodType
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from palitra._words import close_if_coroutine, name_of
 
@@ -16,9 +30,158 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
+# Attributes of what returns a coroutine: asyncio's, inspect's and Tornado's.
+_COROUTINE_MARKS = {"_is_coroutine", "_is_coroutine_mark", "__tornado_coroutine__"}
+
+# What a face, and a bound one, has itself. All else is its function's.
+_OWN = frozenset({
+    "_fn", "_function", "_get_executor", "_is_async", "_remake", "_not_picklable",
+    "__call__", "__closure__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
+    "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
+})  # fmt: skip
+_OWN_BOUND = frozenset({
+    "__func__", "__self__", "__wrapped__", "submit",
+    "__call__", "__class__", "__dir__", "__eq__", "__get__", "__hash__", "__ne__", "__reduce__",
+    "__reduce_ex__", "__repr__", "__str__",
+})  # fmt: skip
+
 
 class _Synchronous(Generic[_P]):
-    """A synchronous face of a function: its names, its binding to instances, its pickling."""
+    """A face of a function: what it shows of it, its binding to instances, its pickling."""
+
+    __slots__ = ("__weakref__", "_fn", "_function", "_get_executor", "_is_async", "_remake")
+
+    def __init__(
+        self,
+        fn: Callable[_P, Any],
+        get_executor: Callable[[], Any],
+        remake: Callable[[Callable[..., Any]], Any] | None,
+        function: FunctionType,
+    ) -> None:
+        _describe(function, fn)
+        own = object.__setattr__
+        own(self, "_fn", fn)  # not __wrapped__, which is anybody's to set
+        own(self, "_function", function)
+        own(self, "_get_executor", get_executor)
+        own(self, "_is_async", _is_async(fn))
+        own(self, "_remake", remake)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OWN:
+            return object.__getattribute__(self, name)
+        function = object.__getattribute__(self, "_function")
+        if name == "submit" and name not in function.__dict__:
+            return object.__getattribute__(self, name)
+        return getattr(function, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._function, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._function, name)
+
+    def __dir__(self) -> list[str]:
+        return [*dir(self._function), *(name for name in dir(type(self)) if name == "submit")]
+
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
+        fn = self._fn
+        if instance is None or not hasattr(type(fn), "__get__"):
+            return self
+        bound = fn.__get__(instance, owner)
+        if bound is fn:
+            return self
+        if isinstance(bound, MethodType) and bound.__func__ is fn:
+            return _SyncMethod(self, bound.__self__)
+        return sync(bound, self._get_executor, self._remake)
+
+    def __repr__(self) -> str:
+        return f"<synchronous function {self.__qualname__} at {id(self):#x}>"
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any], /) -> Any:
+        return self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # By name, where the name stands for the face; otherwise the function is found by its own
+        # name, and is made synchronous again.
+        qualname: str = self.__qualname__
+        found: Any = sys.modules.get(self.__module__)
+        for name in qualname.split("."):
+            found = getattr(found, name, None)
+        if found is self:
+            return qualname
+        if self._remake is None:
+            self._not_picklable()
+        return self._remake, (self._fn,)
+
+    def _not_picklable(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled, because its executor cannot: use palitra.sync, or "
+            "decorate a function of a module"
+        )
+
+    @property
+    def __closure__(self) -> tuple[CellType]:
+        return (CellType(_Body(self)),)
+
+
+class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
+    """A function that runs an async function on an executor's loop and waits for it.
+
+    Made by `sync`. It has the name, the docstring, the signature, the annotations and the
+    attributes of the async function, which is its ``__wrapped__``. `isinstance` and `inspect` take
+    it for a function, and what it makes of a method for a bound method.
+
+    .. versionadded:: 0.2.0
+    """
+
+    __slots__ = ()
+
+    __wrapped__: Callable[_P, Awaitable[_T]]
+    __name__: str
+    __qualname__: str
+
+    def __init__(
+        self,
+        fn: Callable[_P, Awaitable[_T]],
+        get_executor: Callable[[], Any],
+        remake: Callable[[Callable[..., Any]], Any] | None,
+    ) -> None:
+        super().__init__(fn, get_executor, remake, _function_over(None))
+
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        executor = self._get_executor()
+        fn = self._fn
+        result: _T = executor.run(
+            fn(*args, **kwargs) if self._is_async else _call(fn, args, kwargs)
+        )
+        return result
+
+    def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Call without waiting, and return the `concurrent.futures.Future`."""
+        future: Future[_T]
+        if type(self) is FunctionType:
+            # cloudpickle has taken `submit` from a face, and bound it to the function it made.
+            future = self.submit(*args, **kwargs)
+        elif self._is_async:
+            future = self._get_executor().submit(self._fn, *args, **kwargs)
+        else:
+            future = self._get_executor().submit(_call(self._fn, args, kwargs))
+        return future
+
+
+class SyncGeneratorFunction(_Synchronous[_P], Generic[_P, _T_co]):
+    """A function that returns a synchronous iterator over what an async generator function makes.
+
+    Made by `sync`. It has what a `SyncFunction` has, but for ``submit``, and `inspect` takes it for
+    a generator function.
+
+    .. versionadded:: 0.2.0
+    """
+
+    __slots__ = ()
 
     __wrapped__: Callable[_P, Any]
     __name__: str
@@ -30,78 +193,154 @@ class _Synchronous(Generic[_P]):
         get_executor: Callable[[], Any],
         remake: Callable[[Callable[..., Any]], Any] | None,
     ) -> None:
-        # Not the attributes of *fn*: one of them may say that it is a coroutine function.
-        functools.update_wrapper(cast(Callable[..., Any], self), fn, updated=())
-        self._get_executor = get_executor
-        self._remake = remake
-
-    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
-        wrapped: Any = self.__wrapped__
-        if not hasattr(type(wrapped), "__get__"):
-            return self
-        bound = wrapped.__get__(instance, owner)
-        if bound is wrapped:
-            return self
-        return type(self)(bound, self._get_executor, self._remake)
-
-    def __repr__(self) -> str:
-        return f"<synchronous {name_of(self.__wrapped__)} at {id(self):#x}>"
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        # A method is found on its object, a decorated function under its own name; otherwise the
-        # function is, and is made synchronous again.
-        if isinstance(self.__wrapped__, MethodType):
-            return getattr, (self.__wrapped__.__self__, self.__wrapped__.__name__)
-        qualname: str = getattr(self, "__qualname__", "")
-        found: Any = sys.modules.get(self.__module__)
-        for name in qualname.split("."):
-            found = getattr(found, name, None)
-        if found is self:
-            return qualname
-        if self._remake is None:
-            raise TypeError(
-                f"{self!r} cannot be pickled, because its executor cannot: use palitra.sync, or "
-                "decorate a function of a module"
-            )
-        return self._remake, (self.__wrapped__,)
-
-
-class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
-    """A function that runs an async function on an executor's loop and waits for it.
-
-    Made by `sync`. It has the name, the docstring and the signature of the async function.
-
-    .. versionadded:: 0.2.0
-    """
-
-    __wrapped__: Callable[_P, Awaitable[_T]]
-
-    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        result: _T = self._get_executor().run(_call(self.__wrapped__, args, kwargs))
-        return result
-
-    def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Call without waiting, and return the `concurrent.futures.Future`."""
-        future: Future[_T] = self._get_executor().submit(_call(self.__wrapped__, args, kwargs))
-        return future
-
-
-class SyncGeneratorFunction(_Synchronous[_P], Generic[_P, _T_co]):
-    """A function that returns a synchronous iterator over what an async generator function makes.
-
-    Made by `sync`. It has the name, the docstring and the signature of the async function.
-
-    .. versionadded:: 0.2.0
-    """
+        super().__init__(fn, get_executor, remake, _generator_function_over(None))
 
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
-        iterator: _T_co = self._get_executor().sync_iter(self.__wrapped__(*args, **kwargs))
+        iterator: _T_co = self._get_executor().sync_iter(self._fn(*args, **kwargs))
         return iterator
 
 
-async def _call(
-    fn: Callable[..., Awaitable[_T]], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> _T:
+class _SyncMethod:
+    """A face bound to an instance, or to a class: a method that has its function's ``submit``.
+
+    *func* is a plain function where cloudpickle has made one of a face.
+    """
+
+    __slots__ = ("__func__", "__self__", "__weakref__")
+
+    def __init__(self, func: Any, instance: object, /) -> None:
+        object.__setattr__(self, "__func__", func)
+        object.__setattr__(self, "__self__", instance)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OWN_BOUND:
+            return object.__getattribute__(self, name)
+        return getattr(object.__getattribute__(self, "__func__"), name)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"'method' object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*dir(MethodType), *dir(self.__func__)]
+
+    @property
+    def __class__(self) -> type[MethodType]:  # type: ignore[override]
+        return MethodType
+
+    @property
+    def __wrapped__(self) -> MethodType:
+        return MethodType(self.__func__.__wrapped__, self.__self__)
+
+    @property
+    def submit(self) -> MethodType:
+        return MethodType(self.__func__.submit, self.__self__)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> _SyncMethod:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MethodType):
+            return NotImplemented
+        same: bool = self.__self__ is other.__self__ and self.__func__ == other.__func__
+        return same
+
+    def __hash__(self) -> int:
+        return hash((id(self.__self__), self.__func__))
+
+    def __repr__(self) -> str:
+        return f"<synchronous method {self.__qualname__} of {self.__self__!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _SyncMethod, (self.__func__, self.__self__)
+
+
+class _SyncClassMethod(classmethod):  # type: ignore[type-arg]
+    """A class method that binds its function as a face does; Python's binds the call alone."""
+
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
+        return self.__func__.__get__(type(instance) if owner is None else owner)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _SyncClassMethod, (self.__func__,)
+
+
+class _Body:
+    """What the plain function calls that cloudpickle makes of a face: a face, made there again."""
+
+    __slots__ = ("_face",)
+
+    def __init__(self, face: Any) -> None:
+        self._face = face
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._face(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        face = self._face
+        if face._remake is None:
+            face._not_picklable()
+        # There *face* is the plain function, which is made first.
+        return _revive, (face, face._fn, face._remake)
+
+
+def _revive(
+    function: Any, fn: Callable[..., Any], remake: Callable[[Callable[..., Any]], Any]
+) -> Any:
+    face = remake(fn)
+    if hasattr(face, "submit"):
+        function.submit = face.submit
+    return face
+
+
+def _function_over(body: Any) -> Any:
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return body(*args, **kwargs)
+
+    return function
+
+
+def _generator_function_over(body: Any) -> Any:
+    def function(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        return (yield from body(*args, **kwargs))
+
+    return function
+
+
+def _describe(function: FunctionType, fn: Any) -> None:
+    """Give *function* what `functools.wraps` would, but for the marks of coroutine functions."""
+    attributes = {
+        name: value
+        for name, value in getattr(fn, "__dict__", {}).items()
+        if name not in _COROUTINE_MARKS and name != "submit"
+    }
+    function.__annotations__ = {}
+    named = fn
+    while isinstance(named, functools.partial):
+        named = named.func
+    if hasattr(named, "__name__"):
+        functools.update_wrapper(function, named, updated=())
+    else:
+        functools.update_wrapper(function, type(named), updated=())
+        functools.update_wrapper(function, type(named).__call__, ["__annotations__"], ())
+        function.__doc__ = named.__doc__
+    if named is not fn or not hasattr(named, "__globals__"):
+        # `typing.get_type_hints` looks for the names in the annotations where *fn* has them.
+        with contextlib.suppress(NameError):
+            function.__annotations__ = typing.get_type_hints(function, include_extras=True)
+    function.__dict__.update(attributes, __wrapped__=fn)
+
+
+def _is_async(fn: Any) -> bool:
+    """Whether calling *fn* runs none of its code, and makes a coroutine."""
+    while isinstance(fn, functools.partial | MethodType):
+        fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
+    return type(fn) is FunctionType and bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
+
+
+async def _awaited(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> _T:
     result = fn(*args, **kwargs)
     if not inspect.isawaitable(result):
         raise TypeError(
@@ -111,17 +350,31 @@ async def _call(
     return await result
 
 
+def _call(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> Any:
+    """A coroutine of *fn*'s name that calls *fn* on the loop and awaits what it returns."""
+    coro = _awaited(fn, args, kwargs)
+    coro.__qualname__ = name_of(fn)
+    coro.__name__ = coro.__qualname__.rpartition(".")[2]
+    return coro
+
+
 def sync(
     fn: Any,
     get_executor: Callable[[], Any],
     remake: Callable[[Callable[..., Any]], Any] | None = None,
 ) -> Any:
     """Make a synchronous function of an async one, over whatever *get_executor* returns."""
-    called = fn.__func__ if isinstance(fn, classmethod | staticmethod) else fn
-    if not callable(called):
+    if isinstance(fn, classmethod):
+        return _SyncClassMethod(sync(fn.__func__, get_executor, remake))
+    if isinstance(fn, staticmethod):
+        return staticmethod(sync(fn.__func__, get_executor, remake))
+    if isinstance(fn, MethodType):
+        return _SyncMethod(sync(fn.__func__, get_executor, remake), fn.__self__)
+    if not callable(fn):
         hint = ": pass the function itself" if inspect.isawaitable(fn) else ""
         close_if_coroutine(fn)
         raise TypeError(f"sync() takes an async function, not {fn!r}{hint}")
+    called = fn
     while isinstance(called, functools.partial):
         called = called.func
     if inspect.isasyncgenfunction(called) or inspect.isasyncgenfunction(type(called).__call__):
