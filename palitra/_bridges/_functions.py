@@ -30,8 +30,9 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
-# Attributes of what returns a coroutine: asyncio's, inspect's and Tornado's.
-_COROUTINE_MARKS = {"_is_coroutine", "_is_coroutine_mark", "__tornado_coroutine__"}
+# How attributes begin that say of a function that it returns a coroutine: those of asyncio and
+# inspect, whose names differ between Pythons, and Tornado's.
+_COROUTINE_MARKS = ("_is_coroutine", "__tornado_coroutine__")
 
 # What a face, and a bound one, has itself. All else is its function's.
 _OWN = frozenset({
@@ -41,9 +42,20 @@ _OWN = frozenset({
 })  # fmt: skip
 _OWN_BOUND = frozenset({
     "__func__", "__self__", "__wrapped__", "submit",
-    "__call__", "__class__", "__dir__", "__eq__", "__get__", "__hash__", "__ne__", "__reduce__",
-    "__reduce_ex__", "__repr__", "__str__",
+    "__call__", "__class__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
+    "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
 })  # fmt: skip
+
+
+class _Doc:
+    """The docstring of a class, and of each instance its function's: `pydoc` reads it by the type."""
+
+    def __init__(self, of_class: str | None) -> None:
+        self._of_class = of_class
+
+    def __get__(self, instance: Any, owner: object = None, /) -> str | None:
+        doc: str | None = self._of_class if instance is None else instance.__doc__
+        return doc
 
 
 class _Synchronous(Generic[_P]):
@@ -257,6 +269,10 @@ class _SyncMethod:
         return _SyncMethod, (self.__func__, self.__self__)
 
 
+for _face in SyncFunction, SyncGeneratorFunction, _SyncMethod:
+    _face.__doc__ = _Doc(_face.__doc__)  # type: ignore[assignment]
+
+
 class _SyncClassMethod(classmethod):  # type: ignore[type-arg]
     """A class method that binds its function as a face does; Python's binds the call alone."""
 
@@ -314,7 +330,7 @@ def _describe(function: FunctionType, fn: Any) -> None:
     attributes = {
         name: value
         for name, value in getattr(fn, "__dict__", {}).items()
-        if name not in _COROUTINE_MARKS and name != "submit"
+        if not name.startswith(_COROUTINE_MARKS) and name != "submit"
     }
     function.__annotations__ = {}
     named = fn
