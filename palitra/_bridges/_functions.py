@@ -36,7 +36,8 @@ _COROUTINE_MARKS = ("_is_coroutine", "__tornado_coroutine__")
 
 # What a face, and a bound one, has itself. All else is its function's.
 _OWN = frozenset({
-    "_fn", "_function", "_get_executor", "_is_async", "_remake", "_not_picklable",
+    "_fn", "_function", "_get_executor", "_is_async", "_is_found_by_name", "_not_picklable",
+    "_remake",
     "__call__", "__closure__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
     "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
 })  # fmt: skip
@@ -116,17 +117,19 @@ class _Synchronous(Generic[_P]):
         return self
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # By name, where the name stands for the face; otherwise the function is found by its own
-        # name, and is made synchronous again.
-        qualname: str = self.__qualname__
-        found: Any = sys.modules.get(self.__module__)
-        for name in qualname.split("."):
-            found = getattr(found, name, None)
-        if found is self:
+        if self._is_found_by_name():
+            qualname: str = self.__qualname__
             return qualname
         if self._remake is None:
             self._not_picklable()
+        # Only the function is found by its name, and is made synchronous again.
         return self._remake, (self._fn,)
+
+    def _is_found_by_name(self) -> bool:
+        found: Any = sys.modules.get(self.__module__)
+        for name in self.__qualname__.split("."):
+            found = getattr(found, name, None)
+        return found is self
 
     def _not_picklable(self) -> NoReturn:
         raise TypeError(
@@ -266,7 +269,13 @@ class _SyncMethod:
         return f"<synchronous method {self.__qualname__} of {self.__self__!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _SyncMethod, (self.__func__, self.__self__)
+        func, instance = self.__func__, self.__self__
+        if type(func) is not FunctionType and not func._is_found_by_name():
+            # The name stands for what a class method, or another attribute, makes of *func*.
+            name: str = func.__name__
+            if getattr(instance, name, None) == self:
+                return getattr, (instance, name)
+        return _SyncMethod, (func, instance)
 
 
 for _face in SyncFunction, SyncGeneratorFunction, _SyncMethod:
