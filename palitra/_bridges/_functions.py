@@ -7,9 +7,9 @@ attribute is read, set and deleted: name, annotations, ``__dict__``, ``__code__`
 too, so that `isinstance` and `inspect` take the face for a function. `_SyncMethod` stands in the
 same way for a bound method.
 
-What goes by the real type is defined here: how a face is called, bound, pickled and copied.
-cloudpickle goes by `isinstance`: what is in no module is sent as a plain function of the face's
-code and closure. So that closure holds `_Body`, of which a face is made again where it arrives.
+What goes by the real type is defined here: how a face is called, bound, copied and pickled. The
+face has no state but its function, and the function none but its `_Body`. So cloudpickle sends the
+function, as any other that is in no module, and a face is made of that one again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import typing
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
-from types import CellType, FunctionType, MethodType
+from types import FrameType, FunctionType, MethodType
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from palitra._words import close_if_coroutine, name_of
@@ -36,9 +36,8 @@ _COROUTINE_MARKS = ("_is_coroutine", "__tornado_coroutine__")
 
 # What a face, and a bound one, has itself. All else is its function's.
 _OWN = frozenset({
-    "_fn", "_function", "_get_executor", "_is_async", "_is_found_by_name", "_not_picklable",
-    "_remake",
-    "__call__", "__closure__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
+    "_body", "_function", "_is_found_by_name",
+    "__call__", "__class__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
     "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
 })  # fmt: skip
 _OWN_BOUND = frozenset({
@@ -48,8 +47,79 @@ _OWN_BOUND = frozenset({
 })  # fmt: skip
 
 
+class _Body:
+    """What a face runs: a function, and where."""
+
+    __slots__ = ("fn", "get_executor", "is_async", "remake")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        get_executor: Callable[[], Any],
+        remake: Callable[[Callable[..., Any]], Any] | None,
+    ) -> None:
+        self.fn = fn
+        self.get_executor = get_executor
+        self.remake = remake
+        self.is_async = _is_async(fn)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.check_picklable()
+        return type(self), (self.fn, self.get_executor, self.remake)
+
+    def check_picklable(self) -> None:
+        if self.remake is None:
+            raise TypeError(
+                f"the synchronous {name_of(self.fn)} cannot be pickled, because its executor "
+                "cannot: use palitra.sync, or decorate a function of a module"
+            )
+
+
+class _Call(_Body):
+    """Calls, and awaits what is returned."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        executor = self.get_executor()
+        coro = self.fn(*args, **kwargs) if self.is_async else _call(self.fn, args, kwargs)
+        return executor.run(coro)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        executor = self.get_executor()
+        future: Future[Any]
+        if self.is_async:
+            future = executor.submit(self.fn, *args, **kwargs)
+        else:
+            future = executor.submit(_call(self.fn, args, kwargs))
+        return future
+
+
+class _Iteration(_Body):
+    """Calls, and iterates over what is returned."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.get_executor().sync_iter(self.fn(*args, **kwargs))
+
+
+def _function_over(body: _Call) -> Any:
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return body(*args, **kwargs)
+
+    return function
+
+
+def _generator_function_over(body: _Iteration) -> Any:
+    def function(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        return (yield from body(*args, **kwargs))
+
+    return function
+
+
 class _Doc:
-    """The docstring of a class, and of each instance its function's: `pydoc` reads it by the type."""
+    """A class's own docstring, and its instances' functions'; `pydoc` asks the class for both."""
 
     def __init__(self, of_class: str | None) -> None:
         self._of_class = of_class
@@ -62,22 +132,20 @@ class _Doc:
 class _Synchronous(Generic[_P]):
     """A face of a function: what it shows of it, its binding to instances, its pickling."""
 
-    __slots__ = ("__weakref__", "_fn", "_function", "_get_executor", "_is_async", "_remake")
+    __slots__ = ("__weakref__", "_function")
 
-    def __init__(
-        self,
-        fn: Callable[_P, Any],
-        get_executor: Callable[[], Any],
-        remake: Callable[[Callable[..., Any]], Any] | None,
-        function: FunctionType,
-    ) -> None:
-        _describe(function, fn)
-        own = object.__setattr__
-        own(self, "_fn", fn)  # not __wrapped__, which is anybody's to set
-        own(self, "_function", function)
-        own(self, "_get_executor", get_executor)
-        own(self, "_is_async", _is_async(fn))
-        own(self, "_remake", remake)
+    def __init__(self, function: Callable[..., Any], /) -> None:
+        object.__setattr__(self, "_function", function)
+
+    @property
+    def _body(self) -> Any:
+        # Not before it is needed: cloudpickle fills the closure last.
+        return self._function.__closure__[0].cell_contents
+
+    @property
+    def __class__(self) -> type[Any]:  # type: ignore[override]
+        # cloudpickle would send the function, and leave it in the place of the face.
+        return type(self) if _is_cloudpickle(sys._getframe(2)) else FunctionType
 
     def __getattribute__(self, name: str) -> Any:
         if name in _OWN:
@@ -97,7 +165,7 @@ class _Synchronous(Generic[_P]):
         return [*dir(self._function), *(name for name in dir(type(self)) if name == "submit")]
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
-        fn = self._fn
+        fn = self._body.fn
         if instance is None or not hasattr(type(fn), "__get__"):
             return self
         bound = fn.__get__(instance, owner)
@@ -105,7 +173,7 @@ class _Synchronous(Generic[_P]):
             return self
         if isinstance(bound, MethodType) and bound.__func__ is fn:
             return _SyncMethod(self, bound.__self__)
-        return sync(bound, self._get_executor, self._remake)
+        return sync(bound, self._body.get_executor, self._body.remake)
 
     def __repr__(self) -> str:
         return f"<synchronous function {self.__qualname__} at {id(self):#x}>"
@@ -117,29 +185,23 @@ class _Synchronous(Generic[_P]):
         return self
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        if self._is_found_by_name():
+        asking = sys._getframe(1)
+        by_value = _is_cloudpickle(asking) and _is_sent_by_value(self.__module__, asking)
+        if self._is_found_by_name() and not by_value:
             qualname: str = self.__qualname__
             return qualname
-        if self._remake is None:
-            self._not_picklable()
-        # Only the function is found by its name, and is made synchronous again.
-        return self._remake, (self._fn,)
+        body = self._body
+        if _is_cloudpickle(asking):
+            return type(self), (self._function,)
+        # Only the original is found by its name, and is made synchronous again.
+        body.check_picklable()
+        return body.remake, (body.fn,)
 
     def _is_found_by_name(self) -> bool:
         found: Any = sys.modules.get(self.__module__)
         for name in self.__qualname__.split("."):
             found = getattr(found, name, None)
         return found is self
-
-    def _not_picklable(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} cannot be pickled, because its executor cannot: use palitra.sync, or "
-            "decorate a function of a module"
-        )
-
-    @property
-    def __closure__(self) -> tuple[CellType]:
-        return (CellType(_Body(self)),)
 
 
 class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
@@ -158,32 +220,13 @@ class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
     __name__: str
     __qualname__: str
 
-    def __init__(
-        self,
-        fn: Callable[_P, Awaitable[_T]],
-        get_executor: Callable[[], Any],
-        remake: Callable[[Callable[..., Any]], Any] | None,
-    ) -> None:
-        super().__init__(fn, get_executor, remake, _function_over(None))
-
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        executor = self._get_executor()
-        fn = self._fn
-        result: _T = executor.run(
-            fn(*args, **kwargs) if self._is_async else _call(fn, args, kwargs)
-        )
+        result: _T = self._body(*args, **kwargs)
         return result
 
     def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Call without waiting, and return the `concurrent.futures.Future`."""
-        future: Future[_T]
-        if type(self) is FunctionType:
-            # cloudpickle has taken `submit` from a face, and bound it to the function it made.
-            future = self.submit(*args, **kwargs)
-        elif self._is_async:
-            future = self._get_executor().submit(self._fn, *args, **kwargs)
-        else:
-            future = self._get_executor().submit(_call(self._fn, args, kwargs))
+        future: Future[_T] = self._body.submit(*args, **kwargs)
         return future
 
 
@@ -202,24 +245,13 @@ class SyncGeneratorFunction(_Synchronous[_P], Generic[_P, _T_co]):
     __name__: str
     __qualname__: str
 
-    def __init__(
-        self,
-        fn: Callable[_P, Any],
-        get_executor: Callable[[], Any],
-        remake: Callable[[Callable[..., Any]], Any] | None,
-    ) -> None:
-        super().__init__(fn, get_executor, remake, _generator_function_over(None))
-
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
-        iterator: _T_co = self._get_executor().sync_iter(self._fn(*args, **kwargs))
+        iterator: _T_co = self._body(*args, **kwargs)
         return iterator
 
 
 class _SyncMethod:
-    """A face bound to an instance, or to a class: a method that has its function's ``submit``.
-
-    *func* is a plain function where cloudpickle has made one of a face.
-    """
+    """A face bound to an instance, or to a class: a method that has its function's ``submit``."""
 
     __slots__ = ("__func__", "__self__", "__weakref__")
 
@@ -270,7 +302,7 @@ class _SyncMethod:
 
     def __reduce__(self) -> tuple[Any, ...]:
         func, instance = self.__func__, self.__self__
-        if type(func) is not FunctionType and not func._is_found_by_name():
+        if not func._is_found_by_name():
             # The name stands for what a class method, or another attribute, makes of *func*.
             name: str = func.__name__
             if getattr(instance, name, None) == self:
@@ -292,50 +324,20 @@ class _SyncClassMethod(classmethod):  # type: ignore[type-arg]
         return _SyncClassMethod, (self.__func__,)
 
 
-class _Body:
-    """What the plain function calls that cloudpickle makes of a face: a face, made there again."""
-
-    __slots__ = ("_face",)
-
-    def __init__(self, face: Any) -> None:
-        self._face = face
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._face(*args, **kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        face = self._face
-        if face._remake is None:
-            face._not_picklable()
-        # There *face* is the plain function, which is made first.
-        return _revive, (face, face._fn, face._remake)
+def _is_cloudpickle(frame: FrameType) -> bool:
+    """Whether code of cloudpickle asks, of which joblib, Ray and Spark have copies of their own."""
+    module: str = frame.f_globals.get("__name__", "")
+    return module.rpartition(".")[2] in {"cloudpickle", "cloudpickle_fast"}
 
 
-def _revive(
-    function: Any, fn: Callable[..., Any], remake: Callable[[Callable[..., Any]], Any]
-) -> Any:
-    face = remake(fn)
-    if hasattr(face, "submit"):
-        function.submit = face.submit
-    return face
+def _is_sent_by_value(module: str, cloudpickle: FrameType) -> bool:
+    """Whether cloudpickle sends the functions of a module by value, though they have names there."""
+    registered = cloudpickle.f_globals.get("list_registry_pickle_by_value", set)()
+    return any(f"{module}.".startswith(f"{name}.") for name in {"__main__", *registered})
 
 
-def _function_over(body: Any) -> Any:
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return body(*args, **kwargs)
-
-    return function
-
-
-def _generator_function_over(body: Any) -> Any:
-    def function(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        return (yield from body(*args, **kwargs))
-
-    return function
-
-
-def _describe(function: FunctionType, fn: Any) -> None:
-    """Give *function* what `functools.wraps` would, but for the marks of coroutine functions."""
+def _described(function: Any, fn: Any) -> Any:
+    """Return *function* as by `functools.wraps`, but without the marks of coroutine functions."""
     attributes = {
         name: value
         for name, value in getattr(fn, "__dict__", {}).items()
@@ -356,6 +358,7 @@ def _describe(function: FunctionType, fn: Any) -> None:
         with contextlib.suppress(NameError):
             function.__annotations__ = typing.get_type_hints(function, include_extras=True)
     function.__dict__.update(attributes, __wrapped__=fn)
+    return function
 
 
 def _is_async(fn: Any) -> bool:
@@ -403,5 +406,7 @@ def sync(
     while isinstance(called, functools.partial):
         called = called.func
     if inspect.isasyncgenfunction(called) or inspect.isasyncgenfunction(type(called).__call__):
-        return SyncGeneratorFunction(fn, get_executor, remake)
-    return SyncFunction(fn, get_executor, remake)
+        iterates = _generator_function_over(_Iteration(fn, get_executor, remake))
+        return SyncGeneratorFunction(_described(iterates, fn))
+    calls = _function_over(_Call(fn, get_executor, remake))
+    return SyncFunction(_described(calls, fn))
