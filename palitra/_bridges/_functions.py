@@ -142,8 +142,8 @@ class _Synchronous(Generic[_P]):
         # Not before it is needed: cloudpickle fills the closure last.
         return self._function.__closure__[0].cell_contents
 
-    @property
-    def __class__(self) -> type[Any]:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
         # cloudpickle would send the function, and leave it in the place of the face.
         return type(self) if _is_cloudpickle(sys._getframe(2)) else FunctionType
 
@@ -270,7 +270,7 @@ class _SyncMethod:
     def __dir__(self) -> list[str]:
         return [*dir(MethodType), *dir(self.__func__)]
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type[MethodType]:  # type: ignore[override]
         return MethodType
 
@@ -331,7 +331,7 @@ def _is_cloudpickle(frame: FrameType) -> bool:
 
 
 def _is_sent_by_value(module: str, cloudpickle: FrameType) -> bool:
-    """Whether cloudpickle sends the functions of a module by value, though they have names there."""
+    """Whether cloudpickle sends a module's functions by value, though they have names there."""
     registered = cloudpickle.f_globals.get("list_registry_pickle_by_value", set)()
     return any(f"{module}.".startswith(f"{name}.") for name in {"__main__", *registered})
 
@@ -380,7 +380,7 @@ async def _awaited(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> 
 
 def _call(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> Any:
     """A coroutine of *fn*'s name that calls *fn* on the loop and awaits what it returns."""
-    coro = _awaited(fn, args, kwargs)
+    coro: Any = _awaited(fn, args, kwargs)
     coro.__qualname__ = name_of(fn)
     coro.__name__ = coro.__qualname__.rpartition(".")[2]
     return coro

@@ -11,10 +11,8 @@ if TYPE_CHECKING:
 
     from interpreters import Python
 
-pytest.importorskip("cloudpickle")
-
 # Sends one thing, under many guises, to a process that knows nothing of this program.
-SENDER = '''
+SENDER = """
 import asyncio
 import base64
 import functools
@@ -31,11 +29,12 @@ class Box:
     def __init__(self, content):
         self.content = content
 
+
 sent = {sent}
 with open(sys.argv[1], "wb") as file:
     file.write(cloudpickle.dumps(sent))
 palitra.shutdown()
-'''
+"""
 
 RECEIVER = """
 import pickle
@@ -130,7 +129,7 @@ async def multiply(x, y):
             "double",
             """
 import inspect
-assert received(21) == received.submit(21).result(10) == received.__wrapped__.__globals__["FACTOR"] * 21
+assert received(21) == received.submit(21).result(10) == 42
 assert (received.__name__, received.__doc__) == ("double", "Twice as much.")
 assert str(inspect.signature(received)) == "(x: int) -> int"
 assert inspect.isfunction(received) and not inspect.iscoroutinefunction(received)
@@ -174,7 +173,8 @@ up_to, factorial, times, made, plain = received
 assert list(up_to(3)) == [0, 1, 2]
 assert inspect.isgeneratorfunction(up_to) and not hasattr(up_to, "submit")
 assert factorial(5) == factorial.submit(5).result(10) == 120
-assert times(21) == times.submit(21).result(10) == made(2)(21) == made(2).submit(21).result(10) == 42
+for twice in times, made(2):
+    assert twice(21) == twice.submit(21).result(10) == 42
 assert plain(21) == plain.submit(21).result(10) == 42
 """,
             id="generators, recursion, closures, lambdas",
@@ -210,6 +210,8 @@ service = received(2)
 assert service.times(21) == received.static(21) == service.static(21) == 42
 assert service.outside(1) == received.inside(1) == ["Service", 1]
 assert list(service.up_to(3)) == [0, 2, 4]
+assert service.times.submit(21).result(10) == received.times.submit(service, 21).result(10) == 42
+assert service.outside.submit(1).result(10) == ["Service", 1]
 
 class Derived(received):
     def times(self, x):
@@ -221,15 +223,55 @@ assert Derived(2).times(21) == 43
         ),
     ],
 )
-def test_it_arrives(
-    definitions: str, sent: str, use: str, python: Python, tmp_path: Path
-) -> None:
+def test_it_arrives(definitions: str, sent: str, use: str, python: Python, tmp_path: Path) -> None:
     file = str(tmp_path / "sent")
     program = SENDER.format(definitions=definitions, sent=sent)
 
     for done in (python.run(program, file), python.run(RECEIVER.format(use=use), file)):
         assert done.stderr == ""
         assert done.returncode == 0
+
+
+def test_a_class_that_is_sent_keeps_its_methods_in_the_sender(python: Python) -> None:
+    # cloudpickle sets the attributes of a class anew where what it has sent is read again.
+    done = python.run(f"""
+import cloudpickle
+import pickle
+import palitra
+{SERVICE}
+before = Service.times
+for _ in range(2):
+    assert pickle.loads(cloudpickle.dumps(Service)) is Service
+    assert type(vars(Service)["times"]) is type(before)
+    assert Service(2).times.submit(21).result(10) == 42
+    assert cloudpickle.dumps(Service(2).times) == cloudpickle.dumps(Service(2).times)
+""")
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_from_a_module_it_is_sent_by_name_unless_the_module_is_registered(
+    python: Python, tmp_path: Path
+) -> None:
+    (tmp_path / "weather.py").write_text(
+        "import palitra\n@palitra.sync\nasync def forecast(city):\n    return city\n"
+    )
+    done = python.run("""
+        import pickle
+        import cloudpickle
+        import weather
+
+        assert pickle.loads(cloudpickle.dumps(weather.forecast)) is weather.forecast
+        cloudpickle.register_pickle_by_value(weather)
+        other = pickle.loads(cloudpickle.dumps(weather.forecast))
+        assert other is not weather.forecast
+        assert other("Oslo") == other.submit("Oslo").result(10) == "Oslo"
+        assert pickle.loads(pickle.dumps(weather.forecast)) is weather.forecast
+    """)
+
+    assert done.stderr == ""
+    assert done.returncode == 0
 
 
 def test_one_of_an_explicit_executor_is_refused_and_the_error_says_what_to_use(

@@ -198,8 +198,10 @@ def test_sync_jobs_are_kept_in_a_database_and_run_by_the_next_process(
     python: Python, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/jobs.db"
-    added = python.run(STORED, url, "add")
-    run = python.run(STORED, url, "run")
+    # APScheduler leaves its connections to the garbage collector.
+    options = ("-W", "ignore::ResourceWarning")
+    added = python.run(STORED, url, "add", options=options)
+    run = python.run(STORED, url, "run", options=options)
 
     assert (added.stderr, run.stderr) == ("", "")
     assert added.stdout.splitlines() == [

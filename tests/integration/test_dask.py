@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from counting_server import CountingServer
 
+    from interpreters import Python
+
 
 # The thread in which Dask serializes what it sends lives as long as the process.
 pytestmark = pytest.mark.keeps_threads("Dask-Offload")
@@ -121,8 +123,10 @@ class Service:
 
 def main():
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, host="127.0.0.1", dashboard_address=None,
-                     worker_dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=1, host="127.0.0.1",
+            dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0",
+        ) as cluster,
         Client(cluster) as client,
     ):
         for function in double, Service(3).times, lambda x: double.submit(x).result(10):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_flask_views_keep_marks_from_above_and_below() -> None:
 
 
 if not django.conf.settings.configured:
-    django.conf.settings.configure(ALLOWED_HOSTS=["*"], USE_TZ=True, SECRET_KEY="test")  # noqa: S106
+    django.conf.settings.configure(ALLOWED_HOSTS=["*"], USE_TZ=True, SECRET_KEY="test")
 
 
 @pytest.mark.parametrize("order", ["above", "below"])
@@ -224,7 +225,9 @@ class Service:
 def test_sphinx_documents_them_as_functions_and_methods(tmp_path: Path) -> None:
     (tmp_path / "weather.py").write_text(WEATHER)
     (tmp_path / "conf.py").write_text("extensions = ['sphinx.ext.autodoc']\nproject = 'p'\n")
-    (tmp_path / "index.rst").write_text("Weather\n=======\n\n.. automodule:: weather\n   :members:\n")
+    (tmp_path / "index.rst").write_text(
+        "Weather\n=======\n\n.. automodule:: weather\n   :members:\n"
+    )
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-n", "-q", "-b", "pseudoxml", ".", "out"],
         cwd=tmp_path,
