@@ -41,7 +41,7 @@ _OWN = frozenset({
     "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
 })  # fmt: skip
 _OWN_BOUND = frozenset({
-    "__func__", "__self__", "__wrapped__", "submit",
+    "__func__", "__self__", "__wrapped__",
     "__call__", "__class__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
     "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
 })  # fmt: skip
@@ -166,14 +166,18 @@ class _Synchronous(Generic[_P]):
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
         fn = self._body.fn
-        if instance is None or not hasattr(type(fn), "__get__"):
+        if not hasattr(type(fn), "__get__"):
             return self
         bound = fn.__get__(instance, owner)
         if bound is fn:
             return self
-        if isinstance(bound, MethodType) and bound.__func__ is fn:
+        if type(bound) is MethodType and bound.__func__ is fn:
             return _SyncMethod(self, bound.__self__)
-        return sync(bound, self._body.get_executor, self._body.remake)
+        # *fn* is an object that binds in its own way, such as a decorator's.
+        face = sync(bound, self._body.get_executor, self._body.remake)
+        if instance is not None:
+            face.__self__ = instance
+        return face
 
     def __repr__(self) -> str:
         return f"<synchronous function {self.__qualname__} at {id(self):#x}>"
@@ -262,7 +266,8 @@ class _SyncMethod:
     def __getattribute__(self, name: str) -> Any:
         if name in _OWN_BOUND:
             return object.__getattribute__(self, name)
-        return getattr(object.__getattribute__(self, "__func__"), name)
+        of_function = getattr(object.__getattribute__(self, "__func__"), name)
+        return object.__getattribute__(self, name) if name == "submit" else of_function
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"'method' object has no attribute {name!r}")
@@ -278,12 +283,11 @@ class _SyncMethod:
     def __wrapped__(self) -> MethodType:
         return MethodType(self.__func__.__wrapped__, self.__self__)
 
-    @property
-    def submit(self) -> MethodType:
-        return MethodType(self.__func__.submit, self.__self__)
-
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__.submit(self.__self__, *args, **kwargs)
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> _SyncMethod:
         return self
@@ -363,7 +367,7 @@ def _described(function: Any, fn: Any) -> Any:
 
 def _is_async(fn: Any) -> bool:
     """Whether calling *fn* runs none of its code, and makes a coroutine."""
-    while isinstance(fn, functools.partial | MethodType):
+    while isinstance(fn, functools.partial) or type(fn) is MethodType:
         fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
     return type(fn) is FunctionType and bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
 
@@ -396,7 +400,7 @@ def sync(
         return _SyncClassMethod(sync(fn.__func__, get_executor, remake))
     if isinstance(fn, staticmethod):
         return staticmethod(sync(fn.__func__, get_executor, remake))
-    if isinstance(fn, MethodType):
+    if type(fn) is MethodType:  # and not what only passes for a method
         return _SyncMethod(sync(fn.__func__, get_executor, remake), fn.__self__)
     if not callable(fn):
         hint = ": pass the function itself" if inspect.isawaitable(fn) else ""

@@ -10,6 +10,7 @@ import functools
 import gc
 import inspect
 import io
+import pickle
 import pydoc
 import sys
 import types
@@ -493,6 +494,42 @@ def test_a_function_attached_to_a_class_later_is_bound() -> None:
     assert bound() is plain
 
 
+class Shouting:
+    """A decorator of methods that binds in its own way, and passes for what it has wrapped."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self.wrapped)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return Shouting(self.wrapped.__get__(instance, owner))
+
+    async def __call__(self, *args: Any) -> str:
+        return str(await self.wrapped(*args)).upper()
+
+
+def test_a_decorator_below_that_binds_in_its_own_way_is_kept() -> None:
+    class Plain:
+        @palitra.sync
+        @Shouting
+        async def method(self, city: str) -> str:
+            return f"{type(self).__name__} {city}"
+
+    plain = Plain()
+    assert plain.method("Oslo") == "PLAIN OSLO"
+    assert plain.method.submit("Oslo").result(PATIENCE) == "PLAIN OSLO"
+    assert Plain.method(plain, "Oslo") == "PLAIN OSLO"
+    bound: Any = plain.method
+    assert bound.__self__ is plain
+    assert palitra.sync(vars(Plain)["method"].__wrapped__.__get__(plain))("Oslo") == "PLAIN OSLO"
+
+
 # Copies and references
 
 
@@ -510,6 +547,24 @@ def test_a_deep_copy_of_a_bound_method_has_an_object_of_its_own() -> None:
     assert shallow == service.forecast
     assert deep.__self__ is not service  # type: ignore[attr-defined,unused-ignore]
     assert deep.submit("Oslo").result(PATIENCE) == "copied Oslo 1"
+
+
+def test_submit_pickles_as_methods_do() -> None:
+    service = Service()
+    service.prefix = "pickled"
+
+    assert pickle.loads(pickle.dumps(forecast.submit))("Oslo").result(PATIENCE) == "Oslo 1"
+    submit = pickle.loads(pickle.dumps(service.forecast.submit))
+    assert submit("Oslo").result(PATIENCE) == "pickled Oslo 1"
+
+
+def test_methods_of_each_kind_pickle() -> None:
+    service = Service()
+
+    for method in (service.forecast, service.outside, Service.outside, Service.static_outside):
+        assert pickle.loads(pickle.dumps(method))("Oslo") == method("Oslo")
+    assert pickle.loads(pickle.dumps(Service.outside)) == Service.outside
+    assert pickle.loads(pickle.dumps(Service.forecast)) is Service.forecast
 
 
 def test_it_is_referred_to_weakly_as_functions_and_methods_are() -> None:

@@ -190,9 +190,11 @@ for function in received:
         ),
         pytest.param(
             SERVICE,
-            "Service(2).times, Service.times, Service.outside, Service.static, Service(2).up_to",
+            "[(one := Service(2)).times, Service.times, Service.outside, Service.static, one.up_to,"
+            "one.times.submit]",
             """
-bound, unbound, outside, static, up_to = received
+bound, unbound, outside, static, up_to, submit = received
+assert submit(21).result(10) == 42
 service = bound.__self__
 assert bound(21) == bound.submit(21).result(10) == unbound(service, 21) == 42
 assert unbound.submit(service, 21).result(10) == 42
