@@ -47,6 +47,9 @@ _OWN_BOUND = frozenset({
 })  # fmt: skip
 
 
+_own = object.__getattribute__
+
+
 class _Body:
     """What a face runs: a function, and where."""
 
@@ -140,7 +143,7 @@ class _Synchronous(Generic[_P]):
     @property
     def _body(self) -> Any:
         # Not before it is needed: cloudpickle fills the closure last.
-        return self._function.__closure__[0].cell_contents
+        return _own(self, "_function").__closure__[0].cell_contents
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[Any]:
@@ -149,10 +152,10 @@ class _Synchronous(Generic[_P]):
 
     def __getattribute__(self, name: str) -> Any:
         if name in _OWN:
-            return object.__getattribute__(self, name)
-        function = object.__getattribute__(self, "_function")
+            return _own(self, name)
+        function = _own(self, "_function")
         if name == "submit" and name not in function.__dict__:
-            return object.__getattribute__(self, name)
+            return _own(self, name)
         return getattr(function, name)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -225,7 +228,7 @@ class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
     __qualname__: str
 
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        result: _T = self._body(*args, **kwargs)
+        result: _T = _own(self, "_body")(*args, **kwargs)
         return result
 
     def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -265,9 +268,9 @@ class _SyncMethod:
 
     def __getattribute__(self, name: str) -> Any:
         if name in _OWN_BOUND:
-            return object.__getattribute__(self, name)
-        of_function = getattr(object.__getattribute__(self, "__func__"), name)
-        return object.__getattribute__(self, name) if name == "submit" else of_function
+            return _own(self, name)
+        of_function = getattr(_own(self, "__func__"), name)
+        return _own(self, name) if name == "submit" else of_function
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"'method' object has no attribute {name!r}")
@@ -284,7 +287,7 @@ class _SyncMethod:
         return MethodType(self.__func__.__wrapped__, self.__self__)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self.__func__(self.__self__, *args, **kwargs)
+        return _own(self, "__func__")(_own(self, "__self__"), *args, **kwargs)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__.submit(self.__self__, *args, **kwargs)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
-import django.conf
 import flask
 import httpx
 import joblib
@@ -22,10 +21,6 @@ import starlette.routing
 import typer
 import typer.testing
 from click.testing import CliRunner
-from django.http import HttpResponse
-from django.test import RequestFactory
-from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_GET
 
 import palitra
 
@@ -96,7 +91,7 @@ def test_typer_reads_their_annotations() -> None:
     assert "Where." in helped
 
 
-# Flask, Django, Starlette
+# Flask, Starlette
 
 
 def needs(role: str) -> Callable[[Any], Any]:
@@ -135,33 +130,6 @@ def test_flask_views_keep_marks_from_above_and_below() -> None:
     assert client.get("/above/3?role=writer").json == {"number": 3}
     assert client.get("/above/3?role=reader").status_code == 403
     assert app.ensure_sync(above) is above
-
-
-if not django.conf.settings.configured:
-    django.conf.settings.configure(ALLOWED_HOSTS=["*"], USE_TZ=True, SECRET_KEY="test")
-
-
-@pytest.mark.parametrize("order", ["above", "below"])
-def test_django_views_keep_marks_from_above_and_below(order: str) -> None:
-    from django.middleware.csrf import CsrfViewMiddleware
-
-    async def view(request: Any) -> HttpResponse:
-        await asyncio.sleep(0)
-        return HttpResponse(b"seen")
-
-    marked: Any
-    if order == "above":
-        marked = require_GET(csrf_exempt(palitra.sync(view)))
-    else:
-        marked = palitra.sync(needs("reader")(view))
-        assert marked.role == "reader"
-        marked = csrf_exempt(require_GET(marked))
-    requests = RequestFactory(enforce_csrf_checks=True)
-    middleware = CsrfViewMiddleware(lambda request: HttpResponse(b""))
-
-    assert middleware.process_view(requests.post("/"), marked, (), {}) is None
-    assert marked(requests.get("/")).content == b"seen"
-    assert marked(requests.post("/")).status_code == 405
 
 
 def get(app: Any, path: str) -> httpx.Response:
