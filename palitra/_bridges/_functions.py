@@ -46,8 +46,7 @@ _OWN_BOUND = frozenset({
     "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
 })  # fmt: skip
 
-
-_own = object.__getattribute__
+_own = object.__getattribute__  # reads what is not the function's
 
 
 class _Body:
@@ -85,7 +84,7 @@ class _Call(_Body):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         executor = self.get_executor()
-        coro = self.fn(*args, **kwargs) if self.is_async else _call(self.fn, args, kwargs)
+        coro = self.fn(*args, **kwargs) if self.is_async else _named_call(self.fn, args, kwargs)
         return executor.run(coro)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -94,7 +93,7 @@ class _Call(_Body):
         if self.is_async:
             future = executor.submit(self.fn, *args, **kwargs)
         else:
-            future = executor.submit(_call(self.fn, args, kwargs))
+            future = executor.submit(_named_call(self.fn, args, kwargs))
         return future
 
 
@@ -147,8 +146,9 @@ class _Synchronous(Generic[_P]):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[Any]:
-        # cloudpickle would send the function, and leave it in the place of the face.
-        return type(self) if _is_cloudpickle(sys._getframe(2)) else FunctionType
+        # cloudpickle would send a function, and leave it in the face's place, in the sender too.
+        asking = sys._getframe(1).f_back  # behind `__getattribute__`
+        return type(self) if _is_cloudpickle(asking) else FunctionType
 
     def __getattribute__(self, name: str) -> Any:
         if name in _OWN:
@@ -165,7 +165,7 @@ class _Synchronous(Generic[_P]):
         delattr(self._function, name)
 
     def __dir__(self) -> list[str]:
-        return [*dir(self._function), *(name for name in dir(type(self)) if name == "submit")]
+        return sorted({*dir(self._function), *({"submit"} & {*dir(type(self))})})
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
         fn = self._body.fn
@@ -192,15 +192,15 @@ class _Synchronous(Generic[_P]):
         return self
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        asking = sys._getframe(1)
-        by_value = _is_cloudpickle(asking) and _is_sent_by_value(self.__module__, asking)
-        if self._is_found_by_name() and not by_value:
+        asking = sys._getframe().f_back
+        cloudpickle = asking if _is_cloudpickle(asking) else None
+        if self._is_found_by_name() and not _is_sent_by_value(self.__module__, cloudpickle):
             qualname: str = self.__qualname__
             return qualname
-        body = self._body
-        if _is_cloudpickle(asking):
+        if cloudpickle is not None:
             return type(self), (self._function,)
         # Only the original is found by its name, and is made synchronous again.
+        body = self._body
         body.check_picklable()
         return body.remake, (body.fn,)
 
@@ -276,7 +276,7 @@ class _SyncMethod:
         raise AttributeError(f"'method' object has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
-        return [*dir(MethodType), *dir(self.__func__)]
+        return sorted({*dir(MethodType), *dir(self.__func__)})
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[MethodType]:  # type: ignore[override]
@@ -331,14 +331,16 @@ class _SyncClassMethod(classmethod):  # type: ignore[type-arg]
         return _SyncClassMethod, (self.__func__,)
 
 
-def _is_cloudpickle(frame: FrameType) -> bool:
+def _is_cloudpickle(frame: FrameType | None) -> bool:
     """Whether code of cloudpickle asks, of which joblib, Ray and Spark have copies of their own."""
-    module: str = frame.f_globals.get("__name__", "")
-    return module.rpartition(".")[2] in {"cloudpickle", "cloudpickle_fast"}
+    module = None if frame is None else frame.f_globals.get("__name__")
+    return str(module).rpartition(".")[2] in {"cloudpickle", "cloudpickle_fast"}
 
 
-def _is_sent_by_value(module: str, cloudpickle: FrameType) -> bool:
-    """Whether cloudpickle sends a module's functions by value, though they have names there."""
+def _is_sent_by_value(module: str, cloudpickle: FrameType | None) -> bool:
+    """Whether cloudpickle asks, and sends a module's functions by value though they have names."""
+    if cloudpickle is None:
+        return False
     registered = cloudpickle.f_globals.get("list_registry_pickle_by_value", set)()
     return any(f"{module}.".startswith(f"{name}.") for name in {"__main__", *registered})
 
@@ -385,7 +387,7 @@ async def _awaited(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> 
     return await result
 
 
-def _call(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> Any:
+def _named_call(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> Any:
     """A coroutine of *fn*'s name that calls *fn* on the loop and awaits what it returns."""
     coro: Any = _awaited(fn, args, kwargs)
     coro.__qualname__ = name_of(fn)

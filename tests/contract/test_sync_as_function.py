@@ -530,6 +530,14 @@ def test_a_decorator_below_that_binds_in_its_own_way_is_kept() -> None:
     assert palitra.sync(vars(Plain)["method"].__wrapped__.__get__(plain))("Oslo") == "PLAIN OSLO"
 
 
+def test_its_names_are_listed_once() -> None:
+    for names in (dir(forecast), dir(Service().forecast)):
+        assert {"submit", "below", "__wrapped__", "__code__"} <= {*names}
+        assert len(names) == len({*names})
+    assert "submit" not in dir(numbers)
+    assert "submit" not in dir(Service().numbers)
+
+
 # Copies and references
 
 

@@ -276,6 +276,24 @@ def test_from_a_module_it_is_sent_by_name_unless_the_module_is_registered(
     assert done.returncode == 0
 
 
+def test_what_asks_for_its_class_or_its_pickle_may_have_no_python_code(python: Python) -> None:
+    done = python.run("""
+        import atexit
+        import pickle
+        import palitra
+
+        @palitra.sync
+        async def double(x):
+            return 2 * x
+
+        atexit.register(isinstance, double, int)
+        atexit.register(pickle.dumps, double)
+    """)
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
 def test_one_of_an_explicit_executor_is_refused_and_the_error_says_what_to_use(
     python: Python,
 ) -> None:
