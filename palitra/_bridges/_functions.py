@@ -1,14 +1,28 @@
-"""Synchronous faces of async functions."""
+"""Synchronous faces of async functions, accepted wherever a function is.
+
+A face is an object, and not a function, for one reason: ``obj.method.submit`` must know ``obj``,
+and what Python's own bound methods hand on from their function, they do not bind. In all else a
+face is a function to others. It holds a plain function, made as by `functools.wraps`, where each
+attribute is read, set and deleted: name, annotations, ``__dict__``, ``__code__``, and ``__class__``
+too, so that `isinstance` and `inspect` take the face for a function. `_SyncMethod` stands in the
+same way for a bound method.
+
+What goes by the real type is defined here: how a face is called, bound, copied and pickled. The
+face has no state but its function, and the function none but its `_Body`. So cloudpickle sends the
+function, as any other that is in no module, and a face is made of that one again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+import typing
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
-from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from types import FrameType, FunctionType, MethodType
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from palitra._words import close_if_coroutine, name_of
 
@@ -16,92 +30,354 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
+# How attributes begin that say of a function that it returns a coroutine: those of asyncio and
+# inspect, whose names differ between Pythons, and Tornado's.
+_COROUTINE_MARKS = ("_is_coroutine", "__tornado_coroutine__")
 
-class _Synchronous(Generic[_P]):
-    """A synchronous face of a function: its names, its binding to instances, its pickling."""
+# What a face, and a bound one, has itself. All else is its function's.
+_OWN = frozenset({
+    "_body", "_function", "_is_found_by_name",
+    "__call__", "__class__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
+    "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
+})  # fmt: skip
+_OWN_BOUND = frozenset({
+    "__func__", "__self__", "__wrapped__",
+    "__call__", "__class__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
+    "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
+})  # fmt: skip
 
-    __wrapped__: Callable[_P, Any]
-    __name__: str
-    __qualname__: str
+_own = object.__getattribute__  # reads what is not the function's
+
+
+class _Body:
+    """What a face runs: a function, and where."""
+
+    __slots__ = ("fn", "get_executor", "is_async", "remake")
 
     def __init__(
         self,
-        fn: Callable[_P, Any],
+        fn: Callable[..., Any],
         get_executor: Callable[[], Any],
         remake: Callable[[Callable[..., Any]], Any] | None,
     ) -> None:
-        # Not the attributes of *fn*: one of them may say that it is a coroutine function.
-        functools.update_wrapper(cast(Callable[..., Any], self), fn, updated=())
-        self._get_executor = get_executor
-        self._remake = remake
+        self.fn = fn
+        self.get_executor = get_executor
+        self.remake = remake
+        self.is_async = _is_async(fn)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.check_picklable()
+        return type(self), (self.fn, self.get_executor, self.remake)
+
+    def check_picklable(self) -> None:
+        if self.remake is None:
+            raise TypeError(
+                f"the synchronous {name_of(self.fn)} cannot be pickled, because its executor "
+                "cannot: use palitra.sync, or decorate a function of a module"
+            )
+
+
+class _Call(_Body):
+    """Calls, and awaits what is returned."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        executor = self.get_executor()
+        coro = self.fn(*args, **kwargs) if self.is_async else _named_call(self.fn, args, kwargs)
+        return executor.run(coro)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        executor = self.get_executor()
+        future: Future[Any]
+        if self.is_async:
+            future = executor.submit(self.fn, *args, **kwargs)
+        else:
+            future = executor.submit(_named_call(self.fn, args, kwargs))
+        return future
+
+
+class _Iteration(_Body):
+    """Calls, and iterates over what is returned."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.get_executor().sync_iter(self.fn(*args, **kwargs))
+
+
+def _function_over(body: _Call) -> Any:
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return body(*args, **kwargs)
+
+    return function
+
+
+def _generator_function_over(body: _Iteration) -> Any:
+    def function(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        return (yield from body(*args, **kwargs))
+
+    return function
+
+
+class _Doc:
+    """A class's own docstring, and its instances' functions'; `pydoc` asks the class for both."""
+
+    def __init__(self, of_class: str | None) -> None:
+        self._of_class = of_class
+
+    def __get__(self, instance: Any, owner: object = None, /) -> str | None:
+        doc: str | None = self._of_class if instance is None else instance.__doc__
+        return doc
+
+
+class _Synchronous(Generic[_P]):
+    """A face of a function: what it shows of it, its binding to instances, its pickling."""
+
+    __slots__ = ("__weakref__", "_function")
+
+    def __init__(self, function: Callable[..., Any], /) -> None:
+        object.__setattr__(self, "_function", function)
+
+    @property
+    def _body(self) -> Any:
+        # Not before it is needed: cloudpickle fills the closure last.
+        return _own(self, "_function").__closure__[0].cell_contents
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
+        # cloudpickle would send a function, and leave it in the face's place, in the sender too.
+        asking = sys._getframe(1).f_back  # behind `__getattribute__`
+        return type(self) if _is_cloudpickle(asking) else FunctionType
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OWN:
+            return _own(self, name)
+        function = _own(self, "_function")
+        if name == "submit" and name not in function.__dict__:
+            return _own(self, name)
+        return getattr(function, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._function, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._function, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(self._function), *({"submit"} & {*dir(type(self))})})
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
-        wrapped: Any = self.__wrapped__
-        if not hasattr(type(wrapped), "__get__"):
+        fn = self._body.fn
+        if not hasattr(type(fn), "__get__"):
             return self
-        bound = wrapped.__get__(instance, owner)
-        if bound is wrapped:
+        bound = fn.__get__(instance, owner)
+        if bound is fn:
             return self
-        return type(self)(bound, self._get_executor, self._remake)
+        if type(bound) is MethodType and bound.__func__ is fn:
+            return _SyncMethod(self, bound.__self__)
+        # *fn* is an object that binds in its own way, such as a decorator's.
+        face = sync(bound, self._body.get_executor, self._body.remake)
+        if instance is not None:
+            face.__self__ = instance
+        return face
 
     def __repr__(self) -> str:
-        return f"<synchronous {name_of(self.__wrapped__)} at {id(self):#x}>"
+        return f"<synchronous function {self.__qualname__} at {id(self):#x}>"
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any], /) -> Any:
+        return self
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # A method is found on its object, a decorated function under its own name; otherwise the
-        # function is, and is made synchronous again.
-        if isinstance(self.__wrapped__, MethodType):
-            return getattr, (self.__wrapped__.__self__, self.__wrapped__.__name__)
-        qualname: str = getattr(self, "__qualname__", "")
-        found: Any = sys.modules.get(self.__module__)
-        for name in qualname.split("."):
-            found = getattr(found, name, None)
-        if found is self:
+        asking = sys._getframe().f_back
+        cloudpickle = asking if _is_cloudpickle(asking) else None
+        if self._is_found_by_name() and not _is_sent_by_value(self.__module__, cloudpickle):
+            qualname: str = self.__qualname__
             return qualname
-        if self._remake is None:
-            raise TypeError(
-                f"{self!r} cannot be pickled, because its executor cannot: use palitra.sync, or "
-                "decorate a function of a module"
-            )
-        return self._remake, (self.__wrapped__,)
+        if cloudpickle is not None:
+            return type(self), (self._function,)
+        # Only the original is found by its name, and is made synchronous again.
+        body = self._body
+        body.check_picklable()
+        return body.remake, (body.fn,)
+
+    def _is_found_by_name(self) -> bool:
+        found: Any = sys.modules.get(self.__module__)
+        for name in self.__qualname__.split("."):
+            found = getattr(found, name, None)
+        return found is self
 
 
 class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
     """A function that runs an async function on an executor's loop and waits for it.
 
-    Made by `sync`. It has the name, the docstring and the signature of the async function.
+    Made by `sync`. It has the name, the docstring, the signature, the annotations and the
+    attributes of the async function, which is its ``__wrapped__``. `isinstance` and `inspect` take
+    it for a function, and what it makes of a method for a bound method.
 
     .. versionadded:: 0.2.0
     """
 
+    __slots__ = ()
+
     __wrapped__: Callable[_P, Awaitable[_T]]
+    __name__: str
+    __qualname__: str
 
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        result: _T = self._get_executor().run(_call(self.__wrapped__, args, kwargs))
+        result: _T = _own(self, "_body")(*args, **kwargs)
         return result
 
     def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Call without waiting, and return the `concurrent.futures.Future`."""
-        future: Future[_T] = self._get_executor().submit(_call(self.__wrapped__, args, kwargs))
+        future: Future[_T] = self._body.submit(*args, **kwargs)
         return future
 
 
 class SyncGeneratorFunction(_Synchronous[_P], Generic[_P, _T_co]):
     """A function that returns a synchronous iterator over what an async generator function makes.
 
-    Made by `sync`. It has the name, the docstring and the signature of the async function.
+    Made by `sync`. It has what a `SyncFunction` has, but for ``submit``, and `inspect` takes it for
+    a generator function.
 
     .. versionadded:: 0.2.0
     """
 
+    __slots__ = ()
+
+    __wrapped__: Callable[_P, Any]
+    __name__: str
+    __qualname__: str
+
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
-        iterator: _T_co = self._get_executor().sync_iter(self.__wrapped__(*args, **kwargs))
+        iterator: _T_co = self._body(*args, **kwargs)
         return iterator
 
 
-async def _call(
-    fn: Callable[..., Awaitable[_T]], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> _T:
+class _SyncMethod:
+    """A face bound to an instance, or to a class: a method that has its function's ``submit``."""
+
+    __slots__ = ("__func__", "__self__", "__weakref__")
+
+    def __init__(self, func: Any, instance: object, /) -> None:
+        object.__setattr__(self, "__func__", func)
+        object.__setattr__(self, "__self__", instance)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OWN_BOUND:
+            return _own(self, name)
+        of_function = getattr(_own(self, "__func__"), name)
+        return _own(self, name) if name == "submit" else of_function
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"'method' object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(MethodType), *dir(self.__func__)})
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[MethodType]:  # type: ignore[override]
+        return MethodType
+
+    @property
+    def __wrapped__(self) -> MethodType:
+        return MethodType(self.__func__.__wrapped__, self.__self__)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return _own(self, "__func__")(_own(self, "__self__"), *args, **kwargs)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__.submit(self.__self__, *args, **kwargs)
+
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> _SyncMethod:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MethodType):
+            return NotImplemented
+        same: bool = self.__self__ is other.__self__ and self.__func__ == other.__func__
+        return same
+
+    def __hash__(self) -> int:
+        return hash((id(self.__self__), self.__func__))
+
+    def __repr__(self) -> str:
+        return f"<synchronous method {self.__qualname__} of {self.__self__!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        func, instance = self.__func__, self.__self__
+        if not func._is_found_by_name():
+            # The name stands for what a class method, or another attribute, makes of *func*.
+            name: str = func.__name__
+            if getattr(instance, name, None) == self:
+                return getattr, (instance, name)
+        return _SyncMethod, (func, instance)
+
+
+for _face in SyncFunction, SyncGeneratorFunction, _SyncMethod:
+    _face.__doc__ = _Doc(_face.__doc__)  # type: ignore[assignment]
+
+
+class _SyncClassMethod(classmethod):  # type: ignore[type-arg]
+    """A class method that binds its function as a face does; Python's binds the call alone."""
+
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
+        return self.__func__.__get__(type(instance) if owner is None else owner)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _SyncClassMethod, (self.__func__,)
+
+
+def _is_cloudpickle(frame: FrameType | None) -> bool:
+    """Whether code of cloudpickle asks, of which joblib, Ray and Spark have copies of their own."""
+    module = None if frame is None else frame.f_globals.get("__name__")
+    return str(module).rpartition(".")[2] in {"cloudpickle", "cloudpickle_fast"}
+
+
+def _is_sent_by_value(module: str, cloudpickle: FrameType | None) -> bool:
+    """Whether cloudpickle asks, and sends a module's functions by value though they have names."""
+    if cloudpickle is None:
+        return False
+    registered = cloudpickle.f_globals.get("list_registry_pickle_by_value", set)()
+    return any(f"{module}.".startswith(f"{name}.") for name in {"__main__", *registered})
+
+
+def _described(function: Any, fn: Any) -> Any:
+    """Return *function* as by `functools.wraps`, but without the marks of coroutine functions."""
+    attributes = {
+        name: value
+        for name, value in getattr(fn, "__dict__", {}).items()
+        if not name.startswith(_COROUTINE_MARKS) and name != "submit"
+    }
+    function.__annotations__ = {}
+    named = fn
+    while isinstance(named, functools.partial):
+        named = named.func
+    if hasattr(named, "__name__"):
+        functools.update_wrapper(function, named, updated=())
+    else:
+        functools.update_wrapper(function, type(named), updated=())
+        functools.update_wrapper(function, type(named).__call__, ["__annotations__"], ())
+        function.__doc__ = named.__doc__
+    if named is not fn or not hasattr(named, "__globals__"):
+        # `typing.get_type_hints` looks for the names in the annotations where *fn* has them.
+        with contextlib.suppress(NameError):
+            function.__annotations__ = typing.get_type_hints(function, include_extras=True)
+    function.__dict__.update(attributes, __wrapped__=fn)
+    return function
+
+
+def _is_async(fn: Any) -> bool:
+    """Whether calling *fn* runs none of its code, and makes a coroutine."""
+    while isinstance(fn, functools.partial) or type(fn) is MethodType:
+        fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
+    return type(fn) is FunctionType and bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
+
+
+async def _awaited(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> _T:
     result = fn(*args, **kwargs)
     if not inspect.isawaitable(result):
         raise TypeError(
@@ -111,19 +387,35 @@ async def _call(
     return await result
 
 
+def _named_call(fn: Callable[..., Awaitable[_T]], args: Any, kwargs: Any) -> Any:
+    """A coroutine of *fn*'s name that calls *fn* on the loop and awaits what it returns."""
+    coro: Any = _awaited(fn, args, kwargs)
+    coro.__qualname__ = name_of(fn)
+    coro.__name__ = coro.__qualname__.rpartition(".")[2]
+    return coro
+
+
 def sync(
     fn: Any,
     get_executor: Callable[[], Any],
     remake: Callable[[Callable[..., Any]], Any] | None = None,
 ) -> Any:
     """Make a synchronous function of an async one, over whatever *get_executor* returns."""
-    called = fn.__func__ if isinstance(fn, classmethod | staticmethod) else fn
-    if not callable(called):
+    if isinstance(fn, classmethod):
+        return _SyncClassMethod(sync(fn.__func__, get_executor, remake))
+    if isinstance(fn, staticmethod):
+        return staticmethod(sync(fn.__func__, get_executor, remake))
+    if type(fn) is MethodType:  # and not what only passes for a method
+        return _SyncMethod(sync(fn.__func__, get_executor, remake), fn.__self__)
+    if not callable(fn):
         hint = ": pass the function itself" if inspect.isawaitable(fn) else ""
         close_if_coroutine(fn)
         raise TypeError(f"sync() takes an async function, not {fn!r}{hint}")
+    called = fn
     while isinstance(called, functools.partial):
         called = called.func
     if inspect.isasyncgenfunction(called) or inspect.isasyncgenfunction(type(called).__call__):
-        return SyncGeneratorFunction(fn, get_executor, remake)
-    return SyncFunction(fn, get_executor, remake)
+        iterates = _generator_function_over(_Iteration(fn, get_executor, remake))
+        return SyncGeneratorFunction(_described(iterates, fn))
+    calls = _function_over(_Call(fn, get_executor, remake))
+    return SyncFunction(_described(calls, fn))

@@ -16,6 +16,9 @@ from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from interpreters import Python
 
 Events = queue.Queue[JobExecutionEvent]
 
@@ -133,3 +136,77 @@ def test_the_shutdown_of_the_scheduler_waits_for_the_job_under_way(
     assert finished == [True]
     with pytest.raises(RuntimeError, match=r"after shutdown"):
         pool.submit(len, "")
+
+
+# Jobs that outlive the program: the store keeps a reference by text, such as "module:function".
+
+STORED = """
+import sys
+import threading
+from datetime import UTC, datetime
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED
+from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
+from apscheduler.schedulers.background import BackgroundScheduler
+
+import palitra
+
+
+@palitra.sync
+async def job(word):
+    print("function", word, flush=True)
+
+
+class Jobs:
+    def __init__(self, name):
+        self.name = name
+
+    @palitra.sync
+    async def job(self, word):
+        print(self.name, word, flush=True)
+
+    @palitra.sync
+    @classmethod
+    async def of_class(cls, word):
+        print(cls.__name__, word, flush=True)
+
+
+def main(url, task):
+    scheduler = BackgroundScheduler({"apscheduler.timezone": "UTC"})
+    scheduler.add_jobstore(SQLAlchemyJobStore(url))
+    ended = threading.Semaphore(0)
+    scheduler.add_listener(lambda event: ended.release(), EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
+    scheduler.start()
+    if task == "add":
+        for function in job, Jobs("method").job, Jobs.of_class:
+            added = scheduler.add_job(function, "interval", hours=1, args=["now"])
+            print(added.func_ref, added.name)
+    else:
+        for stored in scheduler.get_jobs():
+            stored.modify(next_run_time=datetime.now(UTC))
+        for _ in range(3):
+            assert ended.acquire(timeout=10)
+    scheduler.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+def test_sync_jobs_are_kept_in_a_database_and_run_by_the_next_process(
+    python: Python, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    # APScheduler leaves its connections to the garbage collector.
+    options = ("-W", "ignore::ResourceWarning")
+    added = python.run(STORED, url, "add", options=options)
+    run = python.run(STORED, url, "run", options=options)
+
+    assert (added.stderr, run.stderr) == ("", "")
+    assert added.stdout.splitlines() == [
+        "__main__:job job",
+        "__main__:Jobs.job Jobs.job",
+        "__main__:Jobs.of_class Jobs.of_class",
+    ]
+    assert sorted(run.stdout.splitlines()) == ["Jobs now", "function now", "method now"]

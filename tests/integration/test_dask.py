@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from counting_server import CountingServer
 
+    from interpreters import Python
+
 
 # The thread in which Dask serializes what it sends lives as long as the process.
 pytestmark = pytest.mark.keeps_threads("Dask-Offload")
@@ -94,3 +96,52 @@ def test_the_client_of_dask_runs_beside_the_default_executor(
         Client(cluster) as client,
     ):
         assert client.submit(palitra.sync(increment), 1).result() == 2
+
+
+FROM_MAIN = """
+import asyncio
+
+from dask.distributed import Client, LocalCluster
+
+import palitra
+
+
+@palitra.sync
+async def double(x):
+    await asyncio.sleep(0)
+    return 2 * x
+
+
+class Service:
+    def __init__(self, factor):
+        self.factor = factor
+
+    @palitra.sync
+    async def times(self, x):
+        return self.factor * x
+
+
+def main():
+    with (
+        LocalCluster(
+            n_workers=1, host="127.0.0.1",
+            dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        for function in double, Service(3).times, lambda x: double.submit(x).result(10):
+            print(client.gather(client.map(function, range(3))))
+        print(client.submit(double, 21).key.partition("-")[0])
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.timeout(60)  # worker processes import Dask first
+def test_dask_sends_sync_functions_from_main_to_its_workers(python: Python) -> None:
+    done = python.run(FROM_MAIN, timeout=50)
+
+    assert done.stdout.splitlines() == ["[0, 2, 4]", "[0, 3, 6]", "[0, 2, 4]", "double"]
+    assert done.returncode == 0

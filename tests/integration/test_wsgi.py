@@ -16,8 +16,12 @@ import flask
 import pytest
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
-from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.middleware.csrf import CsrfViewMiddleware
+from django.test import RequestFactory
 from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 import palitra
@@ -201,3 +205,28 @@ def test_django_serves_many_requests_at_once(
         answers = list(clients.map(lambda number: get(port, f"/view/{number}"), range(40)))
 
     assert [json.loads(body)["name"] for _, body in answers] == [str(n) for n in range(40)]
+
+
+@pytest.mark.parametrize("sync", ["above", "below"])
+def test_django_views_keep_what_decorators_note_on_either_side_of_sync(
+    sync: str, default_executor: palitra.AsyncLoopExecutor, django_application: WSGIApplication
+) -> None:
+    async def answer(request: HttpRequest) -> HttpResponse:
+        await asyncio.sleep(0)
+        return HttpResponse(b"seen")
+
+    def exempt(view: Any) -> Any:
+        view.csrf_exempt = True
+        return view
+
+    view: Any
+    if sync == "above":
+        view = require_safe(palitra.sync(exempt(answer)))
+    else:
+        view = require_safe(csrf_exempt(palitra.sync(answer)))
+    requests = RequestFactory(enforce_csrf_checks=True)
+    middleware = CsrfViewMiddleware(lambda request: HttpResponse())
+
+    assert middleware.process_view(requests.post("/"), view, (), {}) is None
+    assert view(requests.get("/")).content == b"seen"
+    assert view(requests.post("/")).status_code == 405
