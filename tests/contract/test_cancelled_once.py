@@ -216,8 +216,7 @@ def test_a_failure_in_gather_and_a_shutdown_cancel_once(
     loop = executor.get_loop()
 
     async def fail() -> None:
-        while not call.started.is_open:
-            await asyncio.sleep(0)
+        await call.started.passed()
         raise LookupError
 
     def wait() -> None:

@@ -22,8 +22,8 @@ import _thread, concurrent.futures, contextlib, functools
 
 # What is left of a call that was kept from being made.
 warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
-sys.unraisablehook = lambda ignored: (
-    ignored.exc_type is KeyboardInterrupt or sys.__unraisablehook__(ignored)
+sys.unraisablehook = lambda ignored, show=sys.__unraisablehook__, quiet=KeyboardInterrupt: (
+    ignored.exc_type is quiet or show(ignored)
 )
 TRACED = (
     *(os.path.dirname(module.__file__) for module in (palitra, asyncio, concurrent.futures)),
@@ -487,7 +487,33 @@ FOR_EVER = pytest.mark.xfail(reason="the lock that the interrupted wait leaves h
 JOIN = pytest.mark.xfail(
     sys.version_info < (3, 13), reason="before 3.13 an interrupted Thread.join breaks later ones"
 )
+FROM_3_14 = pytest.mark.xfail(
+    sys.version_info >= (3, 14),
+    strict=False,
+    reason="a future's lock, or the default's, is left held by an interrupted `with`",
+)
+LIMBO = pytest.mark.xfail(
+    sys.version_info >= (3, 14),
+    strict=False,
+    reason="an interrupted Thread.start leaves the lock held that every new thread needs",
+)
 NOT_YET = {
+    **{
+        (work, times): FROM_3_14
+        for work in (
+            "result",
+            "result with a timeout",
+            "exception",
+            "polling",
+            "cancel before the start",
+            "cancel at work",
+            "add_done_callback",
+            "add_done_callback at the end",
+            "the default after its end",
+        )
+        for times in (1, 2)
+    },
+    ("start and shutdown", 1): LIMBO,
     ("wait without time", 1): FOR_EVER,
     ("wait without time", 2): FOR_EVER,
     ("wait", 1): FOR_EVER,
@@ -560,6 +586,7 @@ def test_a_handler_may_cancel_while_a_callback_is_added(
     assert int(places) > 0
 
 
+@FROM_3_14
 def test_ctrl_c_while_an_unstarted_call_is_cancelled_leaves_nobody_waiting(
     printed_by: Callable[..., list[str]],
 ) -> None:
