@@ -1,4 +1,4 @@
-"""A future's lock is in other hands, for a while or for ever: nobody else waits for it, or spins."""
+"""A future's lock is in other hands, for a while or for ever: nobody else waits or spins."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def is_quiet():
     return used < 0.4 * wall
 
 
-class HeldByAnother:
-    # Another thread holds the locks, until `let_go`.
+class EnteredByAnother:
+    # Another thread is in a `with` statement of each lock, until `let_go`.
 
     def __init__(self, *futures):
         self.futures = futures
@@ -53,7 +53,19 @@ class HeldByAnother:
             self.let_go.wait()
 
 
-class LeftByAnother(HeldByAnother):
+class HeldByAnother(EnteredByAnother):
+    # Another thread holds the locks, as `wait` and `as_completed` do, until `let_go`.
+
+    def hold(self):
+        for future in self.futures:
+            future._condition.acquire()
+        self.taken.set()
+        self.let_go.wait()
+        for future in self.futures:
+            future._condition.release()
+
+
+class LeftByAnother(EnteredByAnother):
     # A thread that has ended has left them held: `wait` and `as_completed` that were interrupted.
 
     def hold(self):
@@ -62,7 +74,7 @@ class LeftByAnother(HeldByAnother):
         self.taken.set()
 
 
-class LeftByWait(HeldByAnother):
+class LeftByWait(EnteredByAnother):
     # As `LeftByAnother`, by the standard library's own code.
 
     def hold(self):
@@ -92,7 +104,7 @@ gate = asyncio.Event()
 thread_gate = threading.Event()
 assert executor.submit(int, 2).result() == 2
 """
-HOLDERS = ["HeldByAnother", "LeftByAnother", "LeftByWait"]
+HOLDERS = ["EnteredByAnother", "HeldByAnother", "LeftByAnother", "LeftByWait"]
 each_holder = pytest.mark.parametrize("holder", HOLDERS)
 each_kind = pytest.mark.parametrize("kind", ["pass_gate", "plain"])
 OTHER_CALLS = """
