@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+CANCELLED = CancelledError, asyncio.CancelledError
+
+
 class Counted:
     """A coroutine that counts how often it is cancelled, and then waits until it may go."""
 
@@ -84,7 +87,7 @@ def time_out(executor: palitra.AsyncLoopExecutor, call: Counted, what: str) -> N
     }
 
     def wait() -> None:
-        with pytest.raises((TimeoutError, CancelledError)):
+        with pytest.raises((TimeoutError, *CANCELLED)):
             begin[what]()
 
     in_thread(wait)
@@ -104,7 +107,7 @@ def test_a_cancelled_call_is_not_cancelled_by_shutdowns(
         cancel_all(executor)
 
     assert call.counts(loop) == (1, 1)
-    with pytest.raises(CancelledError):
+    with pytest.raises(CANCELLED):
         future.result(PATIENCE)
 
 
@@ -129,7 +132,7 @@ def test_two_shutdowns_cancel_once(
     loop = executor.get_loop()
 
     def wait() -> None:
-        with pytest.raises(CancelledError):
+        with pytest.raises(CANCELLED):
             if what == "submit":
                 executor.submit(call.coroutine).result()
             elif what == "run":
@@ -213,7 +216,7 @@ def test_ctrl_c_after_a_shutdown_does_not_cancel_again(
         lambda: call.counts(loop),
     )
 
-    with pytest.raises((KeyboardInterrupt, CancelledError)):
+    with pytest.raises((KeyboardInterrupt, *CANCELLED)):
         executor.run(call.coroutine())
 
     interrupter.join(PATIENCE)
