@@ -145,10 +145,11 @@ def test_calls_run_although_nobody_iterates(executor: AsyncLoopExecutor) -> None
     async def note(number: int) -> None:
         seen.append(number)
 
-    executor.map(note, range(10))
+    results = executor.map(note, range(10))
     executor.shutdown()
 
     assert seen == list(range(10))
+    del results  # dropped before, it would have cancelled them
 
 
 @both_kinds
@@ -362,18 +363,6 @@ def test_a_timeout_cancels_what_is_left(
         next(results)
 
     tracked.assert_rest_is_cancelled(first=0)
-
-
-def test_an_iterator_that_nobody_started_leaves_its_calls_alone(
-    executor: AsyncLoopExecutor, held: Held
-) -> None:
-    """As in the standard library: `map` for its effects alone is a common habit."""
-    executor.map(held.coroutine, [1])
-    held.started.wait()
-    held.open_all()
-    held.ended.wait()
-
-    assert not held.cancelled.is_open
 
 
 @pytest.mark.parametrize("buffersize", [None, 2])
