@@ -131,14 +131,13 @@ def mode() -> tuple[str, ...]:
 def test_a_call_that_ends_meanwhile_stops_nobody(
     printed_by: Callable[..., list[str]], holder: str, kind: str
 ) -> None:
-    """One of the two worker threads, or one of the two places on the loop, is the call's."""
+    """Both worker threads, or both places on the loop, are the calls'."""
     assert (
         printed_by(
             PROGRAM,
             OTHER_CALLS,
             f"""
-        future = executor.submit({kind})
-        holder = {holder}(future)
+        holder = {holder}(executor.submit({kind}), executor.submit({kind}))
         open_gates()
         say(ends("other calls", other_calls))
         say(is_quiet())
