@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-PATIENCE = 5.0
+PATIENCE = 3.0
 
 
 @pytest.fixture
