@@ -227,7 +227,7 @@ def ended(call: Callable[[], object]) -> list[object]:
         except BaseException as error:
             outcome.append(type(error))
 
-    in_thread(attempt).join(PATIENCE)
+    in_thread(attempt).join(PATIENCE / 2)
     return outcome
 
 
