@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import gc
 import sys
 import weakref
@@ -68,7 +69,7 @@ class KeepsItsTraceback(Exception):
 
 class FailsOnItsTraceback(Exception):
     @property
-    def __traceback__(self) -> NoReturn:  # type: ignore[override]
+    def __traceback__(self) -> NoReturn:
         raise ArithmeticError("no traceback")
 
     @__traceback__.setter
@@ -298,14 +299,14 @@ def test_nothing_keeps_it(executor: AsyncLoopExecutor) -> None:
 def test_the_classes_are_as_strange_as_they_say() -> None:
     assert not NoErrors()
     assert not Denies()
-    for kind, strange in {
+    strange: dict[type[BaseException], Callable[[Any], object]] = {
         HasNoTruth: bool,
         CannotBePrinted: str,
         CannotBeCopied: copy.copy,
         TakesNoTraceback: lambda error: error.with_traceback(None),
         FailsOnItsTraceback: lambda error: error.__traceback__,
         TakesNoAttributes: lambda error: error.add_note("note"),
-    }.items():
-        assert isinstance(
-            raised_by(lambda kind=kind, strange=strange: strange(kind())), ArithmeticError
-        )  # type: ignore[misc]
+    }
+    for kind, use in strange.items():
+        raised = raised_by(functools.partial(use, kind()))
+        assert isinstance(raised, ArithmeticError)

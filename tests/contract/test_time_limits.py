@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ctypes
+import functools
 import gc
 import logging
 import signal
@@ -282,7 +283,7 @@ def test_the_limit_of_a_shutdown_passes_although_the_clock_stands_still(
     held.started.wait()
 
     with frozen(monkeypatch):
-        outcome = ended(lambda: used.shutdown(timeout=LIMIT))  # type: ignore[call-arg]
+        outcome = ended(functools.partial(used.shutdown, timeout=LIMIT))
     held.open_all()
 
     assert outcome == [palitra.CallTimeoutError]
@@ -494,12 +495,13 @@ def test_all_tasks_show_the_users_coroutine(executor: AsyncLoopExecutor, way: st
         await asyncio.sleep(0)
         return [repr(task) for task in asyncio.all_tasks()]
 
-    shown = {
+    ways: dict[str, Callable[[], list[str]]] = {
         "run": lambda: executor.run(look_around()),
         "submit": lambda: executor.submit(look_around).result(),
         "coroutine": lambda: executor.submit(look_around()).result(),
         "gather": lambda: executor.gather(look_around())[0],
-    }[way]()
+    }
+    shown = ways[way]()
 
     assert any("look_around" in task for task in shown), shown
 
