@@ -509,6 +509,7 @@ NOT_YET = {
             "cancel at work",
             "add_done_callback",
             "add_done_callback at the end",
+            "shutdown that cancels",
             "the default after its end",
         )
         for times in (1, 2)
