@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import queue
 import threading
 import time
 import weakref
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from contract.gates import PATIENCE, Gate, Held, value_of
+from contract.gates import PATIENCE, Gate, Held, in_thread, value_of
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
@@ -143,10 +145,11 @@ def test_calls_run_although_nobody_iterates(executor: AsyncLoopExecutor) -> None
     async def note(number: int) -> None:
         seen.append(number)
 
-    executor.map(note, range(10))
+    results = executor.map(note, range(10))
     executor.shutdown()
 
     assert seen == list(range(10))
+    del results  # dropped before, it would have cancelled them
 
 
 @both_kinds
@@ -301,8 +304,12 @@ class Tracked:
 
     def assert_rest_is_cancelled(self, first: int = 1) -> None:
         rest = self.futures[first:]
-        assert wait(rest, PATIENCE).not_done == set()
-        assert [future.cancelled() for future in rest] == [True] * len(rest)
+        not_done = wait(rest, PATIENCE).not_done
+        cancelled = [future.cancelled() for future in rest]
+        for future in rest:
+            future.cancel()  # or the executor would wait for them, and nobody see this fail
+        assert not_done == set()
+        assert cancelled == [True] * len(rest)
 
 
 @pytest.mark.parametrize("buffersize", [None, 3])
@@ -358,18 +365,6 @@ def test_a_timeout_cancels_what_is_left(
     tracked.assert_rest_is_cancelled(first=0)
 
 
-def test_an_iterator_that_nobody_started_leaves_its_calls_alone(
-    executor: AsyncLoopExecutor, held: Held
-) -> None:
-    """As in the standard library: `map` for its effects alone is a common habit."""
-    executor.map(held.coroutine, [1])
-    held.started.wait()
-    held.open_all()
-    held.ended.wait()
-
-    assert not held.cancelled.is_open
-
-
 @pytest.mark.parametrize("buffersize", [None, 2])
 def test_an_error_of_the_arguments_is_raised(
     executor: AsyncLoopExecutor, buffersize: int | None
@@ -380,6 +375,234 @@ def test_an_error_of_the_arguments_is_raised(
 
     with pytest.raises(ValueError, match="in the arguments"):
         list(executor.map(value_of, arguments(), buffersize=buffersize))
+
+
+# What is read of the iterables
+
+
+@pytest.mark.parametrize("buffersize", [None, 1, 2, 5])
+def test_the_iterables_are_read_as_zip_reads_them(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    """One item of the longer one is lost, and the one after the shorter is not asked for."""
+    read: list[str] = []
+
+    def items(name: str, stop: int) -> Iterator[int]:
+        for number in range(stop):
+            read.append(f"{name}{number}")
+            yield number
+        read.append(f"{name} ended")
+
+    sources = items("a", 9), items("b", 2), items("c", 9)
+    list(executor.map(sum_of, *sources, buffersize=buffersize))
+    by_map = read.copy()
+    read.clear()
+    list(zip(items("a", 9), items("b", 2), items("c", 9), strict=False))
+
+    assert by_map == read == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b ended"]
+
+
+async def sum_of(*numbers: int) -> int:
+    return sum(numbers)
+
+
+@pytest.mark.parametrize("buffersize", [None, 1, 2, 3, 10])
+def test_nothing_is_read_after_the_end(executor: AsyncLoopExecutor, buffersize: int | None) -> None:
+    class EndsOnce:
+        """As a queue's consumer: who asks again after the end waits for ever."""
+
+        def __init__(self) -> None:
+            self.left = 3
+            self.ends = 0
+
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            if not self.left:
+                self.ends += 1
+                raise StopIteration
+            self.left -= 1
+            return self.left
+
+    for others in ([], [itertools.count()], [range(3)]):
+        source = EndsOnce()
+        results = executor.map(sum_of, source, *others, buffersize=buffersize)
+        assert len(list(results)) == 3
+        assert source.ends == 1
+        assert list(results) == []
+        assert source.ends == 1
+
+
+@pytest.mark.parametrize("buffersize", [1, 2, 3])
+def test_no_input_is_waited_for_that_another_iterable_has_made_useless(
+    executor: AsyncLoopExecutor, buffersize: int
+) -> None:
+    source: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    for number in range(2):
+        source.put(number)
+    results: list[int] = []
+    calls = executor.map(sum_of, [10, 20], iter(source.get, None), buffersize=buffersize)
+
+    reader = in_thread(lambda: results.extend(calls))
+    reader.join(PATIENCE)
+    hangs = reader.is_alive()
+    source.put(None)
+
+    assert not hangs
+    assert results == [10, 21]
+
+
+@pytest.mark.parametrize("buffersize", [2, 3])
+def test_results_at_hand_come_before_an_error_of_the_arguments(
+    executor: AsyncLoopExecutor, buffersize: int
+) -> None:
+    """As in the standard library, what was submitted before is lost only where it must be."""
+
+    def arguments() -> Iterator[int]:
+        yield from range(4)
+        raise LookupError("in the arguments")
+
+    results = executor.map(value_of, arguments(), buffersize=buffersize)
+    got: list[int] = []
+    with pytest.raises(LookupError, match="in the arguments"):
+        got.extend(results)
+
+    assert got == list(range(len(got)))
+    assert len(got) >= 4 - buffersize
+    assert list(results) == []
+
+
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_an_error_of_the_arguments_cancels_what_was_submitted(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    tracked = Tracked(executor)
+
+    def arguments() -> Iterator[int]:
+        yield 1
+        raise LookupError("in the arguments")
+
+    with pytest.raises(LookupError, match="in the arguments"):
+        list(executor.map(tracked.body, arguments(), buffersize=buffersize))
+
+    tracked.assert_rest_is_cancelled(first=0)
+
+
+# The end of the iterator, before its first item
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+@pytest.mark.parametrize("buffersize", [None, 3])
+def test_ended_before_its_first_item_an_iterator_cancels_all(
+    executor: AsyncLoopExecutor, buffersize: int | None, how: str
+) -> None:
+    tracked = Tracked(executor)
+    results = executor.map(tracked.body, range(1, 4), buffersize=buffersize)
+
+    end(results, how)
+    del results
+
+    tracked.assert_rest_is_cancelled(first=0)
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+@pytest.mark.parametrize("fn", ["coroutine", "thread"])
+def test_calls_that_wait_for_their_turn_are_cancelled_too(
+    quick_loop: dict[str, Any], held: Held, fn: str, how: str
+) -> None:
+    with AsyncLoopExecutor(max_workers=1, **quick_loop) as executor:
+        tracked = Tracked(executor)
+        executor.submit(getattr(held, fn))
+        held.started.wait()
+        results = executor.map(getattr(Held(), fn), range(3))
+
+        end(results, how)
+        del results
+        gc.collect()
+
+        cancelled = [future.cancelled() for future in tracked.futures[1:]]
+        for future in tracked.futures[1:]:
+            future.cancel()
+        held.open_all()
+        assert cancelled == [True] * 3
+
+
+def end(results: Iterator[Any], how: str) -> None:
+    """The caller drops it."""
+    if how == "close":
+        results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_a_closed_iterator_is_at_its_end(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    results = executor.map(value_of, range(3), buffersize=buffersize)
+
+    end(results, "close")
+    end(results, "close")
+
+    assert list(results) == []
+
+
+# A dropped executor
+
+
+def test_an_iterator_whose_inputs_were_all_read_keeps_no_executor() -> None:
+    executor = AsyncLoopExecutor(max_workers=2)
+    dropped = weakref.ref(executor)
+    loop = executor.get_loop()
+    results = executor.map(abs, range(-5, 5))
+    coroutines = executor.map(value_of, range(5))
+    exhausted = executor.map(value_of, range(2), buffersize=3)
+    list(exhausted)
+
+    del executor
+    gc.collect()
+
+    assert dropped() is None
+    assert list(results) == [abs(number) for number in range(-5, 5)]
+    assert list(coroutines) == list(range(5))
+    until(loop.is_closed)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.perf_counter() + PATIENCE
+    while not condition():
+        assert time.perf_counter() < deadline
+        time.sleep(0.001)
+
+
+def test_an_iterator_that_has_inputs_left_keeps_the_executor() -> None:
+    executor = AsyncLoopExecutor(max_workers=2)
+    dropped = weakref.ref(executor)
+    loop = executor.get_loop()
+    results = executor.map(value_of, range(20), buffersize=2)
+
+    del executor
+    gc.collect()
+
+    assert list(results) == list(range(20))
+    del results
+    gc.collect()
+    assert dropped() is None
+    until(loop.is_closed)
+
+
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_a_dropped_iterator_keeps_no_executor(buffersize: int | None) -> None:
+    executor = AsyncLoopExecutor(max_workers=2)
+    dropped = weakref.ref(executor)
+    loop = executor.get_loop()
+    results = executor.map(value_of, itertools.islice(itertools.count(), 9), buffersize=buffersize)
+    assert next(results) == 0
+
+    del executor, results
+    gc.collect()
+
+    assert dropped() is None
+    until(loop.is_closed)
 
 
 # submit, replaced on the instance

@@ -1,7 +1,15 @@
-"""A signal handler that runs at each instruction of palitra's in turn: deterministic storms."""
+"""Ctrl-C, or a signal handler that makes calls, at each place where the interpreter lets one in.
+
+The interpreter runs a signal handler in the main thread between two instructions, where it looks
+for one: which places these are differs between Pythons. So these tests do not list them. Before
+each instruction of palitra's, of asyncio's, and of the standard library's futures and locks, a
+signal is noted as pending, and the interpreter runs the handler where it would have run it. The
+handler counts, and acts once the count is the one that it was told.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,106 +17,112 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Python runs a signal handler in the main thread between two instructions: after a call has
-# returned, at the start of a function, at the end of a loop's turn. A trace function stands in.
 INTERRUPT = """
-import dis, functools
+import _thread, concurrent.futures, contextlib, functools
 
 # What is left of a call that was kept from being made.
 warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
-sys.unraisablehook = lambda ignored: (
-    ignored.exc_type is KeyboardInterrupt or sys.__unraisablehook__(ignored)
+sys.unraisablehook = lambda ignored, show=sys.__unraisablehook__, quiet=KeyboardInterrupt: (
+    ignored.exc_type is quiet or show(ignored)
 )
-FOLDERS = os.path.dirname(palitra.__file__), os.path.dirname(asyncio.__file__)
-CHECKS = ("CALL", "RESUME", "JUMP_BACKWARD", "SEND")
+TRACED = (
+    *(os.path.dirname(module.__file__) for module in (palitra, asyncio, concurrent.futures)),
+    threading.__file__,
+    contextlib.__file__,
+)
 
 
-@functools.cache
-def checks_of(code):
-    # Where the interpreter looks for signals, once the instruction is done.
-    return {i.offset for i in dis.get_instructions(code) if i.opname.startswith(CHECKS)}
+class Signal:
+    # `-SIGNAL` notes a signal as pending, in C, by an instruction after which the interpreter does
+    # not look for one. So a trace function that ends with it is not interrupted itself.
+    __neg__ = staticmethod(functools.partial(_thread.interrupt_main, signal.SIGINT))
 
 
-@functools.cache
-def blocks_of(code, offset):
-    # What a handler raises is raised by the instruction just done; here, by the next one: both
-    # must be in the same try blocks.
-    return [each for each in dis._parse_exception_table(code) if each.start <= offset < each.end]
+SIGNAL = Signal()
 
 
-def interrupt_each(work, handler, times=1):
-    # Do the work again and again, interrupted at its first, second, ... instruction; at the one
-    # after that, too, if it is to be interrupted twice.
-    positions = max(interrupt_at(work, handler, None, times) for _ in range(3))
-    for first in range(positions):
-        interrupt_at(work, handler, first, times)
-    return positions
+class Interruptions:
+    # Runs work; calls `payload` at the place number `first`, and at the `times - 1` after it.
 
+    def __init__(self, payload, first=sys.maxsize, times=1):
+        self.payload = payload
+        self.first = first
+        self.left = times
+        self.count = 0
+        self.place = "no place"
+        self.watching = False
+        methods = Interruptions.call, Interruptions.step, Interruptions.handle, Interruptions.during
+        self.own = {method.__code__ for method in methods}
 
-def interrupt_at(work, handler, first, times):
-    position = -1
-    left = times
-    busy = False
-
-    def trace(frame, event, arg):
-        if busy or not frame.f_code.co_filename.startswith(FOLDERS):
+    def call(self, frame, event, arg):
+        if not self.watching or not frame.f_code.co_filename.startswith(TRACED):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
+        step = self.step
+        -SIGNAL
+        return step
+
+    def step(self, frame, event, arg):
+        if not self.watching:
+            return None
+        step = self.step
+        -SIGNAL
+        return step
+
+    def handle(self, number, frame):
+        if not self.watching or frame is None or frame.f_code in self.own:
+            return
+        self.count += 1
+        if self.count <= self.first or not self.left:
+            return
+        self.left -= 1
         code = frame.f_code
-        checks = checks_of(code)
-        last = None
+        self.place = f"{os.path.basename(code.co_filename)}:{frame.f_lineno}, in {code.co_name}"
+        self.watching = False
+        try:
+            self.payload()
+        finally:
+            self.watching = self.left > 0
 
-        def trace_frame(frame, event, arg):
-            nonlocal position, left, last, busy
-            if event == "opcode" and not busy:
-                now = frame.f_lasti
-                checked = last in checks and blocks_of(code, last) == blocks_of(code, now)
-                last = now
-                if checked and left:
-                    position += 1
-                    if first is not None and position >= first:
-                        left -= 1
-                        busy = True
-                        try:
-                            handler()
-                        finally:
-                            busy = False
-            return trace_frame
+    def during(self, work):
+        previous = signal.signal(signal.SIGINT, self.handle)
+        # Before 3.13 no frame has these events unless one that is there has asked for them.
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(self.call)
+        try:
+            self.watching = True
+            work()
+        except BaseException as error:
+            # The standard library answers an interruption of its own waits with a RuntimeError.
+            while error is not None and not isinstance(error, KeyboardInterrupt):
+                error = error.__context__
+            if error is None:
+                raise
+        finally:
+            self.watching = False
+            sys.settrace(None)
+            signal.signal(signal.SIGINT, previous)
+        return self
 
-        return trace_frame
 
-    # Before 3.13 no frame has these events unless one that is there has asked for them.
-    sys._getframe().f_trace_opcodes = True
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(None)
-    return position + 1
+def interrupt_each(work, payload, times=1, prepare=lambda: None, check=lambda place: None):
+    # Do the work again and again, interrupted at its first, second, ... place. How many places
+    # there are depends on who is faster, this thread or the loop's: the most of three rounds.
+    places = 0
+    for _ in range(3):
+        prepare()
+        places = max(places, Interruptions(payload).during(work).count)
+        check("no place")
+    for first in range(places):
+        prepare()
+        check(Interruptions(payload, first, times).during(work).place)
+    return places
 
 
 def interrupt():
     raise KeyboardInterrupt
 """
-
-WORK = {
-    "run": "executor.run(double(1))",
-    "run with a timeout": "executor.run(double(1), timeout=3600)",
-    "gather": "executor.gather(double(1), futures[0])",
-    "submit": "futures.append(executor.submit(double, 1))",
-    "submit a callable": "futures.append(executor.submit(int, 2))",
-    "result": "executor.submit(double, 1).result()",
-    "map": "list(executor.map(double, range(2)))",
-    "sync_iter": "list(executor.sync_iter(count(2)))",
-    "start and shutdown": "with_a_new_one()",
-    "run where no socket can be watched": "another.run(double(1))",
-    "submit where no socket can be watched": "futures.append(another.submit(double, 1))",
-}
-TWICE = [work for work in WORK if work.startswith(("run", "submit"))]
-each_work = pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 
 
 @pytest.fixture
@@ -117,16 +131,102 @@ def mode() -> tuple[str, ...]:
     return ()
 
 
+class TestTheInterruptions:
+    """Each Python lets signals in at places of its own: the tests below stand on these."""
+
+    @pytest.mark.parametrize(
+        ("taking", "leaves_it_held"),
+        [
+            ("with lock: pass", sys.version_info >= (3, 14)),
+            ("lock.acquire(); lock.release()", True),
+        ],
+    )
+    def test_a_signal_comes_between_a_lock_and_the_block_from_3_14_on(
+        self, printed_by: Callable[..., list[str]], taking: str, leaves_it_held: bool
+    ) -> None:
+        assert printed_by(
+            INTERRUPT,
+            f"""
+            TRACED += ("<traced>",)
+            held = set()
+            names = {{}}
+            code = compile("def work(lock):\\n    {taking}", "<traced>", "exec")
+            exec(code, names)
+
+            def prepare():
+                global lock
+                lock = threading.Lock()
+
+            interrupt_each(
+                lambda: names["work"](lock),
+                interrupt,
+                prepare=prepare,
+                check=lambda place: held.add(lock.locked()),
+            )
+            say(True in held)
+            """,
+        ) == [str(leaves_it_held)]
+
+    def test_a_signal_comes_inside_the_standard_librarys_wait_while_it_holds_the_locks(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by(
+            INTERRUPT,
+            """
+            held = 0
+
+            def prepare():
+                global future
+                future = concurrent.futures.Future()
+
+            def look():
+                global held
+                if future._condition.acquire(False):
+                    future._condition.release()
+                else:
+                    held += 1
+
+            def check(place):
+                looker = threading.Thread(target=look)
+                looker.start()
+                looker.join()
+
+            interrupt_each(
+                lambda: concurrent.futures.wait([future], timeout=0), interrupt, 1, prepare, check
+            )
+            say(held > 0)
+            """,
+        ) == ["True"]
+
+
+# A signal handler that calls
+
 PROGRAM = """
+class WithoutReaders(asyncio.SelectorEventLoop):
+    def add_reader(self, *_):
+        raise NotImplementedError  # as Windows' proactor loop does
+
+
 def with_a_new_one():
     with palitra.AsyncLoopExecutor() as new:
         futures.append(new.submit(double, 1))
         futures.append(new.submit(int, 2))
 
 
-class WithoutReaders(asyncio.SelectorEventLoop):
-    def add_reader(self, *_):
-        raise NotImplementedError  # as Windows' proactor loop does
+def renew():
+    palitra.shutdown(wait=False)
+    futures.append(palitra.get_executor().submit(double, 1))
+
+
+@contextlib.asynccontextmanager
+async def opened():
+    await asyncio.sleep(0)
+    yield 2
+
+
+def use_a_context():
+    with executor.sync_context(opened) as value:
+        assert value == 2
 
 
 executor = palitra.AsyncLoopExecutor(max_workers=2)
@@ -135,15 +235,36 @@ futures = [executor.submit(double, 1)]
 assert executor.submit(int, 2).result() == 2
 """
 
+CALLS = {
+    "run": "executor.run(double(1))",
+    "run with a timeout": "executor.run(double(1), timeout=3600)",
+    "gather": "executor.gather(double(1), futures[0])",
+    "submit": "futures.append(executor.submit(double, 1))",
+    "submit a callable": "futures.append(executor.submit(int, 2))",
+    "result": "executor.submit(double, 1).result()",
+    "result with a timeout": "executor.submit(int, 2).result(3600)",
+    "done": "executor.submit(double, 1).done()",
+    "cancel": "executor.submit(asyncio.sleep, 3600).cancel()",
+    "map": "list(executor.map(double, range(2)))",
+    "sync_iter": "list(executor.sync_iter(count(2)))",
+    "sync_context": "use_a_context()",
+    "enter_context": "executor.enter_context(opened)",
+    "start and shutdown": "with_a_new_one()",
+    "the default after its end": "renew()",
+    "run where no socket can be watched": "another.run(double(1))",
+    "submit where no socket can be watched": "futures.append(another.submit(double, 1))",
+}
+TWICE = [work for work in CALLS if work.startswith(("run", "submit"))]
+
 
 @pytest.mark.parametrize(
     ("work", "times"),
-    [(work, times) for work in WORK for times in (1, 2) if times == 1 or work in TWICE],
+    [(work, times) for work in CALLS for times in (1, 2) if times == 1 or work in TWICE],
 )
-def test_a_handler_may_call_at_any_instruction(
+def test_a_handler_may_call_wherever_it_comes(
     printed_by: Callable[..., list[str]], work: str, times: int
 ) -> None:
-    [interruptions] = printed_by(
+    [places] = printed_by(
         INTERRUPT,
         PROGRAM,
         f"""
@@ -152,38 +273,298 @@ def test_a_handler_may_call_at_any_instruction(
                 futures.append(each.submit(double, 1))
                 assert each.run(double(1)) == 2
 
-        interruptions = interrupt_each(lambda: {WORK[work]}, handle, {times})
+        places = interrupt_each(lambda: {CALLS[work]}, handle, {times})
         assert {{future.result() for future in futures}} == {{2}}
-        say(interruptions)
+        say(places)
         """,
     )
 
-    assert int(interruptions) > 5
+    assert int(places) > 5
 
 
-@each_work
-def test_ctrl_c_at_any_instruction_loses_no_call_and_hangs_nothing(
+@pytest.mark.parametrize(
+    "work",
+    [
+        "concurrent.futures.wait(several(), timeout=0)",
+        "concurrent.futures.wait(several())",
+        "list(concurrent.futures.as_completed(several()))",
+    ],
+    ids=["wait without time", "wait", "as_completed"],
+)
+def test_a_handler_may_hand_over_calls_inside_the_standard_librarys_waits(
     printed_by: Callable[..., list[str]], work: str
 ) -> None:
-    [interruptions] = printed_by(
+    """It may not wait for them there: the standard library holds locks that it needs itself."""
+    [places] = printed_by(
         INTERRUPT,
         PROGRAM,
         f"""
-        interruptions = interrupt_each(lambda: {work}, interrupt)
-        assert {{future.result() for future in futures}} == {{2}}
-        use(executor)
-        executor.shutdown()
-        say(interruptions)
+        def several():
+            made = [executor.submit(double, 1), executor.submit(int, 2)]
+            futures.extend(made)
+            return made
+
+        def handle():
+            futures.append(executor.submit(double, 1))
+            futures.append(executor.submit(int, 2))
+
+        places = interrupt_each(lambda: {work}, handle)
+        assert {{future.result(10) for future in futures}} == {{2}}
+        say(places)
         """,
     )
 
-    assert int(interruptions) > 5
+    assert int(places) > 5
+
+
+# Ctrl-C
+
+CTRL_C = """
+@contextlib.asynccontextmanager
+async def opened():
+    await asyncio.sleep(0)
+    try:
+        yield 2
+    finally:
+        await asyncio.sleep(0)
+
+
+def use_a_context():
+    with executor.sync_context(opened) as value:
+        assert value == 2
+
+
+async def pass_gate(gate):
+    await gate.wait()
+    return 2
+
+
+def prepare():
+    global executor, loop, gate, futures, others
+    executor = palitra.AsyncLoopExecutor(max_workers=3)
+    loop = executor.get_loop()
+    gate = asyncio.Event()
+    assert executor.submit(int, 2).result() == 2
+    futures = [executor.submit(pass_gate, gate)]
+    others = []
+    ended.clear()
+
+
+def several():
+    futures.extend([executor.submit(double, 1), executor.submit(int, 2)])
+    return futures[1:]
+
+
+def blocked():
+    # Two more are all that have a place; the next waits for its turn.
+    futures.extend(executor.submit(pass_gate, gate) for _ in range(2))
+    futures.append(executor.submit(double, 1))
+    return futures[-1]
+
+
+def gate_opens():
+    loop.call_soon_threadsafe(gate.set)
+
+
+def cancel_one_at_work():
+    future = executor.submit(pass_gate, gate)
+    futures.append(future)
+    while not future.running():
+        time.sleep(0.0001)
+    future.cancel()
+
+
+def map_half_way():
+    for result in executor.map(double, range(3), buffersize=1):
+        break
+
+
+def with_a_new_one():
+    with palitra.AsyncLoopExecutor() as new:
+        others.append(new)
+        futures.append(new.submit(double, 1))
+        futures.append(new.submit(int, 2))
+
+
+def renew():
+    palitra.shutdown(wait=False)
+    futures.append(palitra.get_executor().submit(double, 1))
+
+
+def settled(future):
+    try:
+        return future.result(PATIENCE)
+    except concurrent.futures.CancelledError:
+        return 2
+
+
+def use_lightly(each):
+    assert each.run(double(1)) == 2
+    assert each.submit(int, 2).result(PATIENCE) == 2
+
+
+def go_on():
+    # All that must work whatever was interrupted; in a thread, which has no lock of the main one's.
+    global doing
+    doing = "further calls"
+    if executor not in ended:
+        use_lightly(executor)
+    use_lightly(palitra.get_executor())
+    doing = "the calls that were under way"
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and so have they
+        loop.call_soon_threadsafe(gate.set)
+    for future in futures:
+        assert settled(future) == 2, future
+    for each in (executor, *others):
+        doing = "shutdown"
+        each.shutdown()
+        doing = "refusing calls after a shutdown"
+        with contextlib.suppress(RuntimeError):
+            each.submit(int, 2)
+            raise SystemError("accepted")
+    doing = "nothing"
+
+
+def attempt():
+    global doing
+    try:
+        go_on()
+    except BaseException as error:
+        doing += f" ({error!r})"
+
+
+def check(place):
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(PATIENCE + 2)
+    if doing != "nothing":
+        say("no end of", doing, "after an interruption at", place)
+        os._exit(0)  # the exit would wait, too
+
+
+PATIENCE = 5
+ended = []
+called = []
+"""
+
+INTERRUPTED = {
+    "run": "executor.run(double(1))",
+    "run with a timeout": "executor.run(double(1), timeout=3600)",
+    "gather": "executor.gather(double(1), executor.submit(double, 1))",
+    "submit": "futures.append(executor.submit(double, 1))",
+    "submit a coroutine": "futures.append(executor.submit(double(1)))",
+    "submit a callable": "futures.append(executor.submit(int, 2))",
+    "result": "several()[0].result()",
+    "result with a timeout": "several()[1].result(3600)",
+    "exception": "several()[0].exception()",
+    "polling": "[(each.done(), each.running(), each.cancelled()) for each in several()]",
+    "cancel before the start": "blocked().cancel()",
+    "cancel at work": "cancel_one_at_work()",
+    "add_done_callback": "futures[0].add_done_callback(called.append)",
+    "add_done_callback at the end": "several()[0].add_done_callback(lambda future: None)",
+    "wait without time": "concurrent.futures.wait(several(), timeout=0)",
+    "wait": "concurrent.futures.wait(several())",
+    "wait for the first": (
+        "concurrent.futures.wait(several(), return_when=concurrent.futures.FIRST_COMPLETED)"
+    ),
+    "as_completed": "list(concurrent.futures.as_completed(several()))",
+    "wait in vain": "concurrent.futures.wait(futures, timeout=0)",
+    "map": "list(executor.map(double, range(2)))",
+    "map half-way": "map_half_way()",
+    "sync_iter": "list(executor.sync_iter(count(2)))",
+    "sync_context": "use_a_context()",
+    "enter_context": "executor.enter_context(opened)",
+    "push_async_callback": "executor.push_async_callback(double, 1)",
+    "shutdown": "ended.append(executor); gate_opens(); executor.shutdown()",
+    "shutdown without waiting": "ended.append(executor); executor.shutdown(wait=False)",
+    "shutdown that cancels": "ended.append(executor); executor.shutdown(cancel_futures=True)",
+    "start and shutdown": "with_a_new_one()",
+    "the default after its end": "renew()",
+}
+AGAIN = ("run", "submit", "cancel before the start", "wait without time", "shutdown")
+
+FOR_EVER = pytest.mark.xfail(reason="the lock that the interrupted wait leaves held stops the loop")
+JOIN = pytest.mark.xfail(
+    sys.version_info < (3, 13), reason="before 3.13 an interrupted Thread.join breaks later ones"
+)
+FROM_3_14 = pytest.mark.xfail(
+    sys.version_info >= (3, 14),
+    strict=False,
+    reason="a future's lock, or the default's, is left held by an interrupted `with`",
+)
+LIMBO = pytest.mark.xfail(
+    sys.version_info >= (3, 14),
+    strict=False,
+    reason="an interrupted Thread.start leaves the lock held that every new thread needs",
+)
+NOT_YET = {
+    **{
+        (work, times): FROM_3_14
+        for work in (
+            "result",
+            "result with a timeout",
+            "exception",
+            "polling",
+            "cancel before the start",
+            "cancel at work",
+            "add_done_callback",
+            "add_done_callback at the end",
+            "shutdown that cancels",
+            "the default after its end",
+        )
+        for times in (1, 2)
+    },
+    ("start and shutdown", 1): LIMBO,
+    ("wait without time", 1): FOR_EVER,
+    ("wait without time", 2): FOR_EVER,
+    ("wait", 1): FOR_EVER,
+    ("wait for the first", 1): FOR_EVER,
+    ("wait in vain", 1): FOR_EVER,
+    ("as_completed", 1): FOR_EVER,
+    ("shutdown", 2): JOIN,
+}
+
+
+@pytest.mark.parametrize(
+    ("work", "times"),
+    [
+        pytest.param(
+            work,
+            times,
+            id=work if times == 1 else f"{work}, twice",
+            marks=NOT_YET.get((work, times), ()),
+        )
+        for work in INTERRUPTED
+        for times in (1, 2)
+        if times == 1 or work in AGAIN
+    ],
+)
+def test_ctrl_c_loses_no_call_and_hangs_nothing_wherever_it_comes(
+    printed_by: Callable[..., list[str]], work: str, times: int
+) -> None:
+    lines = printed_by(
+        INTERRUPT,
+        CTRL_C,
+        f"""
+        def work():
+            {INTERRUPTED[work]}
+
+        places = interrupt_each(work, interrupt, {times}, prepare, check)
+        palitra.shutdown()
+        say(places > 3)
+        """,
+    )
+
+    assert lines == ["True"]
+
+
+# Signals at the end of a call
 
 
 def test_a_handler_may_cancel_while_a_callback_is_added(
     printed_by: Callable[..., list[str]],
 ) -> None:
-    [interruptions] = printed_by(
+    [places] = printed_by(
         INTERRUPT,
         PROGRAM,
         """
@@ -196,61 +577,55 @@ def test_a_handler_may_cancel_while_a_callback_is_added(
             futures[-1].cancel()
 
         del futures[:]
-        interruptions = interrupt_each(work, lambda: futures[-1].cancel())
+        places = interrupt_each(work, lambda: futures and futures[-1].cancel())
         executor.shutdown()
         assert set(called) == set(futures), len(called)
-        say(interruptions)
+        say(places)
         """,
     )
 
-    assert int(interruptions) > 0
+    assert int(places) > 0
 
 
+@FROM_3_14
 def test_ctrl_c_while_an_unstarted_call_is_cancelled_leaves_nobody_waiting(
     printed_by: Callable[..., list[str]],
 ) -> None:
-    [interruptions] = printed_by(
+    [places] = printed_by(
         INTERRUPT,
-        PROGRAM,
+        CTRL_C,
         """
-        import concurrent.futures
+        prepare_gate = prepare
+        go_on_further = go_on
 
         def wait_for(future):
-            try:
-                future.result(20)
-            except concurrent.futures.CancelledError:
-                pass
+            waits.set()
+            with contextlib.suppress(concurrent.futures.CancelledError):
+                future.result()
 
-        def work():
-            future = executor.submit(str, 1)
-            futures.append(future)
-            without_callback.add(future)
-            future.add_done_callback(called.append)
-            without_callback.discard(future)
-            waiter = threading.Thread(target=wait_for, args=[future])
+        def prepare():
+            global unstarted, waiter, waits, called
+            prepare_gate()
+            called = []
+            unstarted = blocked()
+            unstarted.add_done_callback(called.append)
+            waits = threading.Event()
+            waiter = threading.Thread(target=wait_for, args=[unstarted], daemon=True)
             waiter.start()
-            waiters.append(waiter)
-            while not future._sleepers:
-                time.sleep(0.001)
-            future.cancel()
+            waits.wait()
 
-        called = []
-        without_callback = set()  # Ctrl-C came before
-        waiters = []
-        del futures[:]
-        free = threading.Event()
-        executor.submit(free.wait)
-        executor.submit(free.wait)
-        interruptions = interrupt_each(work, interrupt)
-        for waiter in waiters:
-            waiter.join(20)
-            assert not waiter.is_alive()
-        free.set()
-        executor.shutdown()
-        assert all(future.done() for future in futures)
-        assert set(futures) - set(called) <= without_callback
-        say(interruptions)
+        def go_on():
+            global doing
+            doing = "the thread that waits for it"
+            if unstarted.cancelled():
+                waiter.join()
+            go_on_further()
+            waiter.join()
+            assert called == [unstarted], called
+
+        say(interrupt_each(lambda: unstarted.cancel(), interrupt, 1, prepare, check))
+        palitra.shutdown()
         """,
     )
 
-    assert int(interruptions) > 5
+    assert int(places) > 3

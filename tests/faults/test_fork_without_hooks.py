@@ -1,0 +1,333 @@
+"""A fork that runs none of Python's fork hooks, as a C program makes one."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+
+BARE_FORK = """
+import ctypes, traceback
+from concurrent.futures import BrokenExecutor
+
+C = ctypes.PyDLL(None)  # which keeps the interpreter's lock during the call, as a C library would
+
+
+def bare_fork(function):
+    # Run function in a child that none of Python's hooks has prepared; its exit code.
+    pid = C.fork()
+    if not pid:
+        code = 1
+        try:
+            signal.alarm(15)
+            function()
+            code = 7
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def broken(future):
+    # How long is bounded: nothing settles the parent's calls here but palitra itself.
+    try:
+        return future.result(10)
+    except BrokenExecutor:
+        return "broken"
+"""
+each_executor = pytest.mark.parametrize(
+    "executor",
+    ["palitra.get_executor()", "palitra.AsyncLoopExecutor(max_workers=2)"],
+    ids=["default", "explicit"],
+)
+FIRST_USES = {
+    "run": "say(executor.run(double(1)))",
+    "run with a timeout": "say(executor.run(double(1), timeout=10))",
+    "gather": "say(*executor.gather(double(1)))",
+    "submit": "say(executor.submit(double, 1).result(10))",
+    "submit a callable": "say(executor.submit(int, 2).result(10))",
+    "map": "say(*executor.map(double, [1]))",
+    "sync_iter": "say(*(2 * number for number in executor.sync_iter(count(2)) if number))",
+    "get_loop": (
+        "say(asyncio.run_coroutine_threadsafe(double(1), executor.get_loop()).result(10))"
+    ),
+    "shutdown": "executor.shutdown(); say(2)",
+    "shutdown without waiting": "executor.shutdown(wait=False); say(2)",
+    "the module's run": "say(palitra.run(double(1)))",
+    "a function of sync": "say(palitra.sync(double)(1))",
+    "a new executor": "say(palitra.AsyncLoopExecutor().run(double(1)))",
+}
+
+
+@pytest.fixture
+def mode() -> tuple[str, ...]:
+    """Nothing here depends on the development mode."""
+    return ("-W", "ignore:This process:DeprecationWarning")
+
+
+@pytest.mark.parametrize("first", FIRST_USES.values(), ids=FIRST_USES)
+@each_executor
+def test_whatever_the_child_does_first_works(
+    printed_by: Callable[..., list[str]], executor: str, first: str
+) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        def child():
+            {first}
+
+        executor = {executor}
+        use(executor)
+        palitra.run(double(1))
+        say(bare_fork(child))
+        use(executor)
+        say(executor.run(double(2)))
+        """,
+    ) == ["2", "7", "4"]
+
+
+@each_executor
+def test_all_works_in_both(printed_by: Callable[..., list[str]], executor: str) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        def child():
+            use(executor)
+            say(executor.get_loop() is loop)
+            executor.shutdown()
+
+        executor = {executor}
+        use(executor)
+        loop = executor.get_loop()
+        say(bare_fork(child))
+        use(executor)
+        say(executor.get_loop() is loop)
+        executor.shutdown()
+        """,
+    ) == ["False", "7", "True"]
+
+
+@each_executor
+def test_an_executor_not_used_before_works_in_both(
+    printed_by: Callable[..., list[str]], executor: str
+) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        executor = {executor}
+        say(bare_fork(lambda: use(executor)))
+        use(executor)
+        """,
+    ) == ["7"]
+
+
+@each_executor
+def test_a_fork_in_another_thread(printed_by: Callable[..., list[str]], executor: str) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        def work():
+            say(bare_fork(lambda: (use(executor), say("child"))))
+            use(executor)
+
+        executor = {executor}
+        use(executor)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        use(executor)
+        """,
+    ) == ["child", "7"]
+
+
+@each_executor
+def test_a_fork_in_a_worker_thread(printed_by: Callable[..., list[str]], executor: str) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        executor = {executor}
+        use(executor)
+        say(executor.submit(bare_fork, lambda: (use(executor), say("child"))).result())
+        use(executor)
+        """,
+    ) == ["child", "7"]
+
+
+@each_executor
+def test_a_fork_inside_a_coroutine(printed_by: Callable[..., list[str]], executor: str) -> None:
+    """The child is inside a coroutine of a loop that goes on; it uses palitra from a new thread."""
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        def in_a_thread(function):
+            thread = threading.Thread(target=function)
+            thread.start()
+            thread.join()
+
+        async def forks():
+            await asyncio.sleep(0)
+            return bare_fork(lambda: in_a_thread(lambda: (use(executor), say("child"))))
+
+        executor = {executor}
+        use(executor)
+        others = [executor.submit(double, number) for number in range(5)]
+        say(executor.submit(forks).result())
+        say(*(other.result() for other in others))
+        use(executor)
+        """,
+    ) == ["child", "7", "0 2 4 6 8"]
+
+
+@each_executor
+def test_the_parents_calls_fail_in_the_child(
+    printed_by: Callable[..., list[str]], executor: str
+) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        def child():
+            executor.run(double(1))
+            say(*map(broken, futures), all(future.done() for future in futures))
+            say(done.result())
+
+        async def pass_gate():
+            while not gate.is_set():
+                await asyncio.sleep(0.001)
+            return "passed"
+
+        executor = {executor}
+        gate = threading.Event()
+        done = executor.submit(int, 2)
+        assert done.result() == 2
+        futures = [executor.submit(pass_gate) for _ in range(3)]
+        futures.append(executor.submit(lambda: gate.wait() and "passed"))
+        say(bare_fork(child))
+        gate.set()
+        say(*(future.result() for future in futures))
+        """,
+    ) == ["broken broken broken broken True", "2", "7", "passed passed passed passed"]
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        "broken(future)",
+        "'broken' if isinstance(future.exception(10), BrokenExecutor) else 'not'",
+        "future.cancel() and 'broken' or broken(future)",
+    ],
+    ids=["result", "exception", "cancel"],
+)
+@each_executor
+def test_a_wait_that_begins_in_the_child_ends(
+    printed_by: Callable[..., list[str]], executor: str, waits: str
+) -> None:
+    """Waiting for the parent's call is the first thing that the child does with palitra."""
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        executor = {executor}
+        waiting = asyncio.Event()
+        future = executor.submit(waiting.wait)
+        executor.run(double(1))
+        say(bare_fork(lambda: say({waits})))
+        executor.get_loop().call_soon_threadsafe(waiting.set)
+        say(future.result())
+        """,
+    ) == ["broken", "7", "True"]
+
+
+@each_executor
+def test_children_of_children(printed_by: Callable[..., list[str]], executor: str) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        def generation(number):
+            use(executor)
+            if number:
+                assert bare_fork(lambda: generation(number - 1)) == 7
+                use(executor)
+            say(number)
+
+        executor = {executor}
+        generation(3)
+        """,
+    ) == ["0", "1", "2", "3"]
+
+
+@each_executor
+def test_after_a_fork_that_ran_the_hooks_and_before_one(
+    printed_by: Callable[..., list[str]], executor: str
+) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        def child():
+            use(executor)
+            say(bare_fork(grandchild))
+            use(executor)
+
+        def grandchild():
+            use(executor)
+            say(fork(lambda: use(executor), os._exit))
+            use(executor)
+
+        executor = {executor}
+        use(executor)
+        say(fork(child, os._exit))
+        use(executor)
+        """,
+    ) == ["7", "7", "7"]
+
+
+@each_executor
+def test_the_child_may_leave_by_the_interpreters_exit(
+    printed_by: Callable[..., list[str]], executor: str
+) -> None:
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        async def late():
+            await asyncio.sleep(0.05)
+            say("late")
+
+        executor = {executor}
+        executor.run(double(1))
+        if not (pid := C.fork()):
+            signal.alarm(15)
+            executor.submit(late)
+            sys.exit(3)
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        say(executor.run(double(1)))
+        """,
+    ) == ["late", "3", "2"]
+
+
+def test_contexts_are_left_by_the_process_that_entered_them(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    assert printed_by(
+        BARE_FORK,
+        """
+        import contextlib
+
+        @contextlib.asynccontextmanager
+        async def opened(name):
+            yield
+            say(name, os.getpid() == parent)
+
+        def child():
+            palitra.enter_context(opened("the child's"))
+            palitra.shutdown()
+
+        parent = os.getpid()
+        palitra.enter_context(opened("the parent's"))
+        say(bare_fork(child))
+        """,
+    ) == ["the child's False", "7", "the parent's True"]

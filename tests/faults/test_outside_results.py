@@ -1,0 +1,315 @@
+"""Other code settles a future of palitra's: that call's outcome is spoiled, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROGRAM = """
+import concurrent.futures, contextlib
+
+# `set_running_or_notify_cancel` logs that it was called at the wrong moment.
+logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
+PATIENCE = 5
+gate = threading.Event()
+entered = threading.Event()
+called = []
+
+
+async def pass_gate():
+    while not gate.is_set():
+        await asyncio.sleep(0.001)
+
+
+async def coroutine():
+    entered.set()
+    await pass_gate()
+    return "own"
+
+
+def plain():
+    entered.set()
+    gate.wait()
+    return "own"
+
+
+async def fails():
+    entered.set()
+    await pass_gate()
+    raise LookupError("own")
+
+
+async def ignores_cancellation():
+    entered.set()
+    while not gate.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await pass_gate()
+    return "own"
+
+
+def outcome(future):
+    try:
+        return future.result(PATIENCE)
+    except BaseException as error:
+        return repr(error)
+
+
+ACTIONS = {
+    "set_result": lambda future: future.set_result("mine"),
+    "set_exception": lambda future: future.set_exception(ValueError("mine")),
+    "set_running_or_notify_cancel": lambda future: future.set_running_or_notify_cancel(),
+}
+
+
+def act(name, future):
+    with contextlib.suppress(RuntimeError, concurrent.futures.InvalidStateError):
+        ACTIONS[name](future)
+
+
+def submit(fn):
+    future = executor.submit(fn)
+    future.add_done_callback(called.append)
+    return future
+
+
+def say_all(future):
+    first = outcome(future)
+    assert executor.run(double(1)) == 2
+    assert executor.submit(int, 2).result(PATIENCE) == 2
+    say(first, outcome(future) == first, len(called), future.done(), future.running())
+
+
+executor = palitra.AsyncLoopExecutor(max_workers=1)
+"""
+OUTCOMES = {
+    "set_result": "mine",
+    "set_exception": "ValueError('mine')",
+    "set_running_or_notify_cancel": "own",
+}
+ENDS = {"shutdown": "executor.shutdown()", "exit": ""}
+each_action = pytest.mark.parametrize("action", OUTCOMES)
+each_kind = pytest.mark.parametrize("kind", ["coroutine", "plain"])
+each_end = pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+
+
+@pytest.fixture
+def mode() -> tuple[str, ...]:
+    """Nothing here depends on the development mode."""
+    return ()
+
+
+@each_end
+@each_action
+@each_kind
+def test_while_the_call_runs(
+    printed_by: Callable[..., list[str]], kind: str, action: str, end: str
+) -> None:
+    assert printed_by(
+        PROGRAM,
+        f"""
+        future = submit({kind})
+        entered.wait()
+        act("{action}", future)
+        gate.set()
+        say_all(future)
+        {end}
+        say(outcome(future), len(called))
+        """,
+    ) == [f"{OUTCOMES[action]} True 1 True False", f"{OUTCOMES[action]} 1"]
+
+
+@each_end
+@each_action
+@each_kind
+def test_before_the_call_starts(
+    printed_by: Callable[..., list[str]], kind: str, action: str, end: str
+) -> None:
+    """Whether it then runs is open; that it is settled, and all the others, is not."""
+    said, last = printed_by(
+        PROGRAM,
+        f"""
+        first = executor.submit({kind})
+        entered.wait()
+        future = submit({kind})
+        act("{action}", future)
+        further = executor.submit({kind})
+        gate.set()
+        assert (outcome(first), outcome(further)) == ("own", "own")
+        say_all(future)
+        {end}
+        say(outcome(future), len(called))
+        """,
+    )
+
+    result = last.removesuffix(" 1")
+    assert result == OUTCOMES[action] or action == "set_running_or_notify_cancel"
+    assert said == f"{result} True 1 True False"
+
+
+@each_action
+@each_kind
+def test_by_the_call_itself(printed_by: Callable[..., list[str]], kind: str, action: str) -> None:
+    prefix, pause = {"coroutine": ("async ", "await asyncio.sleep(0)"), "plain": ("", "pass")}[kind]
+    assert printed_by(
+        PROGRAM,
+        f"""
+        import queue
+
+        name = "{action}"
+        futures = queue.SimpleQueue()
+        {prefix}def call():
+            act(name, futures.get())
+            {pause}
+            return "own"
+
+        first = executor.submit(coroutine if "{kind}" == "coroutine" else plain)
+        future = submit(call)
+        futures.put(future)
+        gate.set()
+        say_all(future)
+        executor.shutdown()
+        say(outcome(future), len(called))
+        """,
+    ) == [f"{OUTCOMES[action]} True 1 True False", f"{OUTCOMES[action]} 1"]
+
+
+@pytest.mark.parametrize("kind", ["fails", "ignores_cancellation"])
+def test_a_call_that_fails_or_refuses_to_end_changes_nothing_afterwards(
+    printed_by: Callable[..., list[str]], kind: str
+) -> None:
+    assert printed_by(
+        PROGRAM,
+        f"""
+        future = submit({kind})
+        entered.wait()
+        act("set_result", future)
+        say(future.cancel(), outcome(future))
+        gate.set()
+        executor.shutdown(cancel_futures=True)
+        say(future.cancel(), future.cancelled(), outcome(future), len(called))
+        """,
+    ) == ["False mine", "False False mine 1"]
+
+
+def test_while_a_cancelled_call_cleans_up(printed_by: Callable[..., list[str]]) -> None:
+    assert printed_by(
+        PROGRAM,
+        """
+        async def cleans_up():
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                at_cleanup.set()
+                await pass_gate()
+
+        at_cleanup = threading.Event()
+        future = submit(cleans_up)
+        entered.wait()
+        future.cancel()
+        at_cleanup.wait()
+        act("set_result", future)
+        say(outcome(future))
+        gate.set()
+        executor.shutdown()
+        say(outcome(future), future.cancelled(), len(called))
+        """,
+    ) == ["mine", "mine False 1"]
+
+
+def test_after_the_end_it_is_refused_as_by_any_future(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    assert printed_by(
+        PROGRAM,
+        """
+        gate.set()
+        for fn in coroutine, plain:
+            future = submit(fn)
+            assert outcome(future) == "own"
+            for late in (
+                lambda: future.set_result("mine"),
+                lambda: future.set_exception(ValueError("mine")),
+            ):
+                try:
+                    late()
+                except concurrent.futures.InvalidStateError:
+                    say(outcome(future))
+        executor.shutdown()
+        say(len(called))
+        """,
+    ) == [*["own"] * 4, "2"]
+
+
+@each_kind
+def test_everybody_who_waits_for_it_goes_on(
+    printed_by: Callable[..., list[str]], kind: str
+) -> None:
+    assert printed_by(
+        PROGRAM,
+        f"""
+        async def elsewhere():
+            return await asyncio.wrap_future(future)
+
+        waits = {{
+            "result": lambda: future.result(),
+            "exception": lambda: str(future.exception()),
+            "wait": lambda: len(concurrent.futures.wait([future]).done),
+            "as_completed": lambda: len(list(concurrent.futures.as_completed([future]))),
+            "gather": lambda: executor.gather(future),
+            "wrap_future": lambda: asyncio.run(elsewhere()),
+        }}
+        results = {{}}
+
+        def wait(name):
+            ready.release()
+            results[name] = waits[name]()
+
+        ready = threading.Semaphore(0)
+        future = submit({kind})
+        entered.wait()
+        threads = [threading.Thread(target=wait, args=[name], daemon=True) for name in waits]
+        for thread in threads:
+            thread.start()
+            ready.acquire()
+        act("set_result", future)
+        for thread in threads:
+            thread.join(PATIENCE)
+        gate.set()
+        executor.shutdown()
+        for name in waits:
+            say(name, results.get(name))
+        """,
+    ) == [
+        "result mine",
+        "exception None",
+        "wait 1",
+        "as_completed 1",
+        "gather ['mine']",
+        "wrap_future mine",
+    ]
+
+
+def test_a_call_that_was_settled_from_outside_counts_until_it_ends(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    """Shutdown waits for the coroutine, not only for its future."""
+    assert printed_by(
+        PROGRAM,
+        """
+        async def call():
+            await coroutine()
+            say("the call ended")
+
+        future = submit(call)
+        entered.wait()
+        act("set_result", future)
+        threading.Timer(0.1, gate.set).start()
+        executor.shutdown()
+        say("shut down")
+        """,
+    ) == ["the call ended", "shut down"]
