@@ -54,6 +54,7 @@ LOGGER = logging.getLogger("concurrent.futures")
 GRACE = 1.0  # seconds that a cancelled call has for its clean-up, where somebody waits for that
 _FINAL = frozenset((CANCELLED_AND_NOTIFIED, FINISHED))
 _EMPTY = contextvars.Context()
+_BRIEFLY = 0.05  # seconds
 _PATIENCE = 100  # attempts at a future's lock that another thread holds, `Service.later` between
 
 _REAL_CLOCK = (time.monotonic,)  # where no tool that freezes the clocks of modules finds it
@@ -248,6 +249,7 @@ class Call:
 
     def _end_cancelled(self) -> None:
         """The body will not run."""
+        self.cancelling = True
         self._release()
         self._end(self._keep_error(asyncio.CancelledError()))
 
@@ -255,12 +257,12 @@ class Call:
         """A task that was cancelled before its first step never came to run `_drive`."""
         if not self._begun:
             self._task = None
-            self._end_cancelled()
+            self._release()
+            self._end(self._keep_error(asyncio.CancelledError()))
 
     def cancel_on_loop(self, again: bool = False) -> None:
         """On the loop: cancel, started or not; a second time only *again*."""
-        if self._take_claim():
-            self.cancelling = True
+        if self._take_unstarted():
             self._end_cancelled()
         elif self._task is not None:
             if again or not self.cancelling:
@@ -269,8 +271,11 @@ class Call:
         elif self._state == RUNNING and not self._worker and not self._begun:
             # What a worker thread's callable has returned, still waiting for its turn.
             if self._target is not None:
-                self.cancelling = True
                 self._end_cancelled()
+
+    def _take_unstarted(self) -> bool:
+        """On the loop: take the claim."""
+        return self._take_claim()
 
     def withdraw(self) -> None:
         """On the loop: end a call whose caller has never learnt that it was accepted."""
@@ -389,6 +394,16 @@ class BlockingCall(Call, Generic[_T]):
             # A raised error holds this frame.
             error = cause = None
             del self
+
+    def cancel_once(self) -> None:
+        if self._take_claim():  # at once: the loop may be blocked, and would start it then
+            self._service.post(self._end_cancelled)
+        else:
+            self._service.post(self.cancel_on_loop)
+
+    def _take_unstarted(self) -> bool:
+        # `cancel_once` may have been interrupted once it had the claim.
+        return self._take_claim() or self._state == PENDING
 
     def _late(self, text: str) -> CallTimeoutError:
         error = CallTimeoutError(text)
@@ -647,8 +662,10 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     def _change(self, state: str, patience: int) -> bool:
         """Change the state to *state*; False where another thread keeps it from changing."""
         lock = self._lock
-        held = lock.acquire(False)
+        # Those who look at many futures do so for a moment, and a worker thread may wait for that.
+        held = lock.acquire(False) or (self._worker != 0 and lock.acquire(True, _BRIEFLY))
         if not held and patience:
+            self._worker = 0
             return False
         if self.watched:
             self._untold = deque(self._waiters)

@@ -209,7 +209,7 @@ class _Bell:
     def __init__(self) -> None:
         self.answered = True  # whether the permission to ring is the loop's
         ring: Callable[[], object]
-        if sys.platform == "linux":
+        if sys.platform == "linux" and hasattr(os, "eventfd"):
             self.reader = self._writer = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             ring = partial(os.write, self._writer, (1).to_bytes(8, sys.byteorder))
         else:

@@ -67,8 +67,7 @@ class Step(BlockingCall[_T]):
             self._settle(FINISHED)
 
     def cancel_on_loop(self, again: bool = False) -> None:
-        if self._take_claim():
-            self.cancelling = True
+        if self._take_unstarted():
             self._end_cancelled()
         elif not self.settled and not self.cancelling:
             self.cancelling = True

@@ -37,6 +37,7 @@ async def this_loop() -> asyncio.AbstractEventLoop:
 def test_the_public_names_are_these() -> None:
     assert sorted(set(palitra.__all__) - {"__version__"}) == [
         "AsyncLoopExecutor",
+        "CallTimeoutError",
         "DeadlockError",
         "EventLoopThreadRunner",
         "enter_context",
@@ -45,6 +46,7 @@ def test_the_public_names_are_these() -> None:
         "get_loop",
         "push_async_callback",
         "run",
+        "set_executor",
         "shutdown",
         "sync",
         "sync_context",

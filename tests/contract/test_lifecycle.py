@@ -165,11 +165,11 @@ class WithoutReaders(asyncio.SelectorEventLoop):
         raise NotImplementedError  # as Windows' proactor loop does
 
 
-@pytest.mark.parametrize("through", ["an eventfd", "a socket", "asyncio"])
+@pytest.mark.parametrize("through", ["an eventfd", "a pipe", "asyncio"])
 def test_the_loop_is_woken_through_whatever_there_is(
     through: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if through == "a socket":
+    if through == "a pipe":
         monkeypatch.delattr(os, "eventfd", raising=False)
     factory = WithoutReaders if through == "asyncio" else None
     with AsyncLoopExecutor(loop_factory=factory) as executor:
