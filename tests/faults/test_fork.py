@@ -671,7 +671,7 @@ class TestOtherThreads:
         assert printed_by("""
             def forking():
                 # asyncio calls this once in a process, and holds a lock meanwhile.
-                asyncio.DefaultEventLoopPolicy = policy
+                setattr(events, name, policy)
                 making.set()
                 forked.wait()
                 return policy()
@@ -682,7 +682,12 @@ class TestOtherThreads:
                 forked.set()
 
             making, forked = threading.Event(), threading.Event()
-            policy, asyncio.DefaultEventLoopPolicy = asyncio.DefaultEventLoopPolicy, forking
+            if sys.version_info < (3, 14):
+                events, name = asyncio, "DefaultEventLoopPolicy"
+            else:
+                events, name = asyncio.unix_events, "_DefaultEventLoopPolicy"
+            policy = getattr(events, name)
+            setattr(events, name, forking)
             threading.Thread(target=make).start()
             use(palitra.get_executor())
         """) == ["7"]
