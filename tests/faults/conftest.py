@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 # os.fork warns of threads since 3.12; that forking beside them works is what is tested here.
 FORK = ("-W", "ignore:This process:DeprecationWarning")
+# asyncio's debug mode notes stacks, and 3.15 warns of those that lead through the main module of a
+# multiprocessing child, which has no loader; without palitra, too.
+STACKS = ("-W", "ignore:Module globals is missing a __spec__.loader:DeprecationWarning")
 MODES = {
     "plain": ("-W", "default::ResourceWarning", *FORK),
-    "dev": ("-X", "dev", *FORK),
+    "dev": ("-X", "dev", *FORK, *STACKS),
 }
 
 PRELUDE = """\
