@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from lifetimes import ends
 from palitra import AsyncLoopExecutor
 
 # Longer than a thread takes to end, shorter than a test's own time limit.
@@ -35,8 +36,7 @@ class ThreadOfPool:
         self.name = thread.name
 
     def join(self) -> None:
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive(), f"{self.name} does not end"
+        assert ends(self._thread, PATIENCE), f"{self.name} does not end"
 
 
 class PlainExecutor(AsyncLoopExecutor):

@@ -149,7 +149,7 @@ class Clean(unittest.TestCase):
         # Threads are named after the class of their pool.
         if isinstance(expected_regex, str):
             expected_regex = expected_regex.replace("ThreadPool", "AsyncLoop")
-        super().assertRegex(text, expected_regex, msg)
+        super().assertRegex(text, expected_regex, msg)  # noqa: PT009
 
 
 def failing(test: Callable[[Any], None], reason: str) -> Callable[[Any], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interpreters import Child, Python
+
+TESTS = Path(__file__).parents[1]
 
 # os.fork warns of threads since 3.12; that forking beside them works is what is tested here.
 FORK = ("-W", "ignore:This process:DeprecationWarning")
@@ -22,9 +25,15 @@ MODES = {
     "dev": ("-X", "dev", *FORK, *STACKS),
 }
 
-PRELUDE = """\
+PRELUDE = (
+    f"""\
 import asyncio, atexit, logging, os, signal, sys, threading, time, warnings
 import palitra
+
+sys.path.append({str(TESTS)!r})
+from lifetimes import ends
+"""
+    + """
 
 # The development mode reports slow callbacks, which a busy machine has.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
@@ -85,6 +94,7 @@ def wait_for_main_thread_to_end():
     ended.wait()
     time.sleep(0.05)
 """
+)
 
 
 @pytest.fixture(params=MODES)
