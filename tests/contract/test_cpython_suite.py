@@ -155,7 +155,6 @@ class Clean(unittest.TestCase):
 def failing(test: Callable[[Any], None], reason: str) -> Callable[[Any], None]:
     """The test as an expected failure that leaves nothing to the tests after it."""
 
-    @pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
     def fails(self: Any) -> None:
         try:
             test(self)
@@ -166,7 +165,9 @@ def failing(test: Callable[[Any], None], reason: str) -> Callable[[Any], None]:
             return
         raise AssertionError(message)
 
-    return fails
+    expected = pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
+    marked: Callable[[Any], None] = expected(fails)
+    return marked
 
 
 for mode, executor_type in MODES.items():
