@@ -25,15 +25,13 @@ MODES = {
     "dev": ("-X", "dev", *FORK, *STACKS),
 }
 
-PRELUDE = (
-    f"""\
+PRELUDE = """\
 import asyncio, atexit, logging, os, signal, sys, threading, time, warnings
 import palitra
 
-sys.path.append({str(TESTS)!r})
+sys.path.append(TESTS)
 from lifetimes import ends
-"""
-    + """
+
 
 # The development mode reports slow callbacks, which a busy machine has.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
@@ -93,8 +91,7 @@ def wait_for_main_thread_to_end():
     started.set()
     ended.wait()
     time.sleep(0.05)
-"""
-)
+""".replace("TESTS", repr(str(TESTS)))
 
 
 @pytest.fixture(params=MODES)
