@@ -110,7 +110,7 @@ class AsyncLoopExecutor(Executor):
             thread_name_prefix,
             None if initializer is None else functools.partial(initializer, *initargs),
             exit_timeout,
-            lambda service: OwnLoop(service, loop_factory, debug),
+            functools.partial(OwnLoop, loop_factory, debug),
         )
 
     def _set_up(
@@ -119,7 +119,7 @@ class AsyncLoopExecutor(Executor):
         thread_name_prefix: str,
         initialize: Callable[[], object] | None,
         exit_timeout: float | None,
-        make_host: Callable[[Service], Host],
+        make_host: Callable[[], Host],
     ) -> None:
         if max_workers is not None:
             if not isinstance(max_workers, int):
@@ -206,7 +206,7 @@ class AsyncLoopExecutor(Executor):
             thread_name_prefix,
             None if initializer is None else functools.partial(initializer, *initargs),
             exit_timeout,
-            functools.partial(BorrowedLoop, loop=loop, pid=os.getpid()),
+            functools.partial(BorrowedLoop, loop, os.getpid()),
         )
         return executor
 
@@ -872,7 +872,7 @@ class AsyncLoopExecutor(Executor):
         async def call() -> None:
             await fn(*args, **kwargs)
 
-        async def leave() -> None:
+        async def leave(_: BaseException | None) -> None:
             await asyncio.get_running_loop().create_task(call(), context=context)
 
         async def push() -> None:

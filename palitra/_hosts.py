@@ -51,11 +51,9 @@ class OwnLoop:
 
     def __init__(
         self,
-        service: Service,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
         debug: bool | None,
     ) -> None:
-        self._service = service
         self._loop_factory = loop_factory
         self._debug = debug
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -75,10 +73,10 @@ class OwnLoop:
     def failure(self) -> BaseException | None:
         return None  # the thread says so itself
 
-    def check(self) -> None:
+    def check(self, service: Service) -> None:
         pass
 
-    def start(self) -> None:
+    def start(self, service: Service) -> None:
         """Return when the loop runs, or will not."""
         while not self._started.passed:
             if self.on_loop():
@@ -88,9 +86,9 @@ class OwnLoop:
             if self._run.free:
                 # Several callers can come here at once; a thread without the permission just ends.
                 _refuse_patched_threads()
-                if not _hooks.watch(self._service):
+                if not _hooks.watch(service):
                     raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-                make_thread(self._main, name=f"{self._service.name_prefix}_loop").start()
+                make_thread(self._main, service, name=f"{service.name_prefix}_loop").start()
             self._started.wait()
 
     def end_unstarted(self) -> bool:
@@ -99,11 +97,10 @@ class OwnLoop:
         self._started.happen()
         return True
 
-    def _main(self) -> None:
+    def _main(self, service: Service) -> None:
         """The life of the loop's thread, from its permission to its end."""
         if not self._run.take():
             return
-        service = self._service
         self._thread = threading.current_thread()
         self._ident = get_ident()
         _current.service = service
@@ -136,14 +133,13 @@ class OwnLoop:
             if self.loop is None and self._asyncio_threads is not None:
                 return  # likewise
             service.break_with(user_traceback(exc))
-        self._close()
+        self._close(service)
         del self, service  # the failure holds frames of the initializer, and they hold this one
 
-    def finish(self) -> None:
+    def finish(self, service: Service) -> None:
         asyncio.get_running_loop().stop()
 
-    def _close(self) -> None:
-        service = self._service
+    def _close(self, service: Service) -> None:
         service.done = True
         self._started.happen()
         service.fail_calls()
@@ -234,10 +230,8 @@ class BorrowedLoop:
 
     is_borrowed = True
 
-    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop, pid: int) -> None:
-        self._service = service
-        self._own = pid == os.getpid()
-        self.loop = loop if self._own else None
+    def __init__(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+        self.loop = loop if pid == os.getpid() else None
         self._begin = Permission()  # to begin, or to see to it that nothing ever does
         self._end = Permission()  # to be the one that ends the service
         self._guard: asyncio.Task[None] | None = None  # it is cancelled where the loop ends
@@ -259,20 +253,20 @@ class BorrowedLoop:
             return None
         return _lost()
 
-    def check(self) -> None:
+    def check(self, service: Service) -> None:
         loop = self.loop
-        if loop is None or not self._own:
-            return
-        if loop.is_closed() or (not self._service.usable and not loop.is_running()):
-            self._lose()
+        if loop is not None and (
+            loop.is_closed() or (not service.usable and not loop.is_running())
+        ):
+            self._lose(service)
 
-    def _lose(self) -> None:
+    def _lose(self, service: Service) -> None:
         """The loop has gone, or is about to go."""
         if self._end.take():
-            self._service.break_with(_lost())
-            self._service.end_here()
+            service.break_with(_lost())
+            service.end_here()
 
-    def start(self) -> None:
+    def start(self, service: Service) -> None:
         loop = self.loop
         if loop is None:
             raise RuntimeError(
@@ -280,52 +274,53 @@ class BorrowedLoop:
                 "of this process, or an AsyncLoopExecutor() of its own"
             )
         if loop.is_closed():
-            self._lose()
+            self._lose(service)
         elif self._begin.take():
             _refuse_patched_threads()
-            service = self._service
             if not _hooks.watch(service):
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             service.inbox.attend(loop)
             service.ready = True
-            make_thread(self._watch, name=f"{service.name_prefix}_watch").start()
+            make_thread(self._watch, service, name=f"{service.name_prefix}_watch").start()
             if self.on_loop():
-                self._settle_in()
+                self._settle_in(service)
             else:
                 with contextlib.suppress(RuntimeError):  # closed just now: see `_watch`
-                    loop.call_soon_threadsafe(self._settle_in)
+                    loop.call_soon_threadsafe(self._settle_in, service)
 
-    def _watch(self) -> None:
+    def _watch(self, service: Service) -> None:
         """Notice that the loop was closed, which it tells nobody."""
-        while not self._service.over.wait(_WATCH):
-            self.check()
-        self._service.workers.stop()
+        while not service.over.wait(_WATCH):
+            self.check(service)
 
-    def _settle_in(self) -> None:
+    def _settle_in(self, service: Service) -> None:
         """On the loop: hang the bell, and have somebody there whom its end cancels."""
         loop = self.loop
         if loop is None or not self._end.free:
             return
         self._released = loop.create_future()
-        self._guard = asyncio.Task(self._wait_for_release(), loop=loop, name="palitra")
-        self._service.inbox.hang_bell()
+        self._guard = asyncio.Task(
+            self._wait_for_release(service, self._released), loop=loop, name="palitra"
+        )
+        service.inbox.hang_bell()
 
-    async def _wait_for_release(self) -> None:
-        assert self._released is not None
+    async def _wait_for_release(
+        self, service: Service, released: asyncio.Future[None]
+    ) -> None:
         try:
-            await self._released
+            await released
         except asyncio.CancelledError:
-            self._lose()
+            self._lose(service)
             raise
 
     def end_unstarted(self) -> bool:
         return self._begin.take()
 
-    def finish(self) -> None:
+    def finish(self, service: Service) -> None:
         if self._end.take():
             if self._released is not None and not self._released.done():
                 self._released.set_result(None)
-            self._service.end_here()
+            service.end_here()
 
     def join(self, deadline: Deadline) -> bool:
         return True

@@ -148,6 +148,7 @@ class Inbox:
             mine = self._permission.pop("ring", None) is not None
             if mine or bell.answered or bell.rung(_LAST_WRITE):
                 bell.close()
+        self._bell = None
         self.items.clear()
         self._loop = None
 

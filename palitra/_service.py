@@ -84,7 +84,7 @@ class Host(Protocol):
     def ends_with_main_thread(self) -> bool:
         """Whether the interpreter would wait for the loop's thread before it runs atexit."""
 
-    def start(self) -> None:
+    def start(self, service: Service) -> None:
         """See to it that the loop takes calls; raises where it cannot."""
 
     def on_loop(self) -> bool:
@@ -96,13 +96,13 @@ class Host(Protocol):
     def failure(self) -> BaseException | None:
         """Why the loop ends although nobody has ended the executor."""
 
-    def check(self) -> None:
+    def check(self, service: Service) -> None:
         """Notice that the loop has gone, where it cannot say so itself."""
 
     def end_unstarted(self) -> bool:
         """See to it that there never will be a loop; False if there is one."""
 
-    def finish(self) -> None:
+    def finish(self, service: Service) -> None:
         """On the loop: the service has ended; the rest is the host's."""
 
     def join(self, deadline: Deadline) -> bool:
@@ -123,9 +123,9 @@ class Service:
         name_prefix: str,
         max_workers: int | None,
         max_threads: int,
-        initialize: Callable[[], None] | None,
+        initialize: Callable[[], object] | None,
         exit_timeout: float | None,
-        make_host: Callable[[Service], Host],
+        make_host: Callable[[], Host],
     ) -> None:
         self.name_prefix = name_prefix
         self._max_workers = max_workers
@@ -146,16 +146,14 @@ class Service:
         self.contexts: dict[Callable[..., Awaitable[object]], None] = {}  # see `add_exit`
         self.body_error: BaseException | None = None  # of the `with` block that has ended
         self.slots = None if self._max_workers is None else Slots(self._max_workers)
-        self.workers = WorkerThreads(
-            self._max_threads, self.name_prefix, self.initialize, self.break_with
-        )
+        self.workers = WorkerThreads(self._max_threads, self.name_prefix, self.initialize)
         self.ready = False  # there is a loop, or was
         self.done = False  # the loop has nothing left to do but the host's clean-up
         self.ended = False  # and that is done
         self.over = Moment()  # the last thing that is said
         self.contexts_left = Moment()  # once all were left, though calls may follow
         self._ending: asyncio.Task[None] | None = None
-        self.host = self._make_host(self)
+        self.host = self._make_host()
 
     # -- state --------------------------------------------------------------------------------
 
@@ -225,7 +223,7 @@ class Service:
         """
         _hooks.check_process()
         if not self._end and not self.ready:
-            self.host.start()
+            self.host.start(self)
         loop = self.host.loop
         if loop is None or (self._end and not self.host.on_loop()):
             raise self.refusal()
@@ -255,7 +253,7 @@ class Service:
             self.calls.discard(call)
             raise self.refusal()
         try:
-            self.workers.submit(call)
+            self.workers.submit(call, self.break_with)
         except RuntimeError:
             self.calls.discard(call)
             raise
@@ -275,7 +273,7 @@ class Service:
         _hooks.check_process()
         _hooks.know_this_thread()
         if not self._end and not self.ready:
-            self.host.start()
+            self.host.start(self)
 
     def withdraw(self, call: Call) -> None:
         """Have the loop end *call*, whose hand-over was refused or interrupted."""
@@ -288,7 +286,7 @@ class Service:
         # The interruption may have come before there was a thread for a job.
         if not self.workers.jobs.empty():
             with contextlib.suppress(RuntimeError):
-                self.workers.grow()
+                self.workers.grow(self.break_with)
 
     def holds(self, call: Call) -> bool:
         """Whether *call* was accepted and the loop is still there to settle it."""
@@ -439,7 +437,7 @@ class Service:
         await self._leave_contexts()
         self.done = True
         self.contexts_left.happen()
-        self.host.finish()
+        self.host.finish(self)
 
     async def _end_services(self) -> None:
         services = list(self.calls.services)
@@ -507,14 +505,14 @@ class Service:
         """Wait for the end of the loop and of all threads; False at the limit."""
 
         def is_over(seconds: float) -> bool:
-            self.host.check()
+            self.host.check(self)
             return self.over.wait(seconds)
 
         return deadline.wait(is_over) and self.host.join(deadline) and self.workers.join(deadline)
 
     def wait_for_calls(self, seconds: float) -> bool:
         """Wait for the calls that were in flight when this was first called; False if too long."""
-        self.host.check()
+        self.host.check(self)
         self.inbox.ring()  # Ctrl-C may have kept somebody from it
         return self.over.passed or self.calls.wait_for_these(seconds)
 

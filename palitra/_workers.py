@@ -71,7 +71,7 @@ def default_number_of_threads() -> int:
     return min(32, (os.cpu_count() or 1) + 4)
 
 
-def run_initializer(initialize: Callable[[], None]) -> None:
+def run_initializer(initialize: Callable[[], object]) -> None:
     """Call it; log what it raises as the standard executors do, and raise it."""
     try:
         initialize()
@@ -94,12 +94,10 @@ class WorkerThreads:
         self,
         max_threads: int,
         name_prefix: str,
-        initialize: Callable[[], None] | None = None,
-        on_failure: Callable[[BaseException], None] | None = None,
+        initialize: Callable[[], object] | None = None,
     ) -> None:
         self._name_prefix = name_prefix
         self._initialize = initialize
-        self._on_failure = on_failure  # told where *initialize* failed in a thread, which then ends
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         # The permissions to start a thread: each is the number of one.
         self._unstarted = deque(range(max_threads))
@@ -109,35 +107,35 @@ class WorkerThreads:
         self._abandoned = False
         self._left_behind = False
 
-    def submit(self, job: Job) -> None:
+    def submit(
+        self, job: Job, on_failure: Callable[[BaseException], None] | None = None
+    ) -> None:
         """Have *job* run by a worker thread; RuntimeError where there is none and none can start.
 
-        The job stays in the queue then; whoever submitted it sees to it that it does nothing.
+        The job stays in the queue then; whoever submitted it sees to it that it does nothing. A
+        thread whose initializer fails calls *on_failure* and ends.
         """
         self.jobs.put(job)
-        self.grow()
+        self.grow(on_failure)
 
-    def grow(self) -> None:
+    def grow(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
         """Have a thread for a job that was put into the queue; where `submit` was interrupted."""
         try:
             self._idle.pop()
         except IndexError:
-            self._start_thread()
+            self.start_thread(on_failure)
 
-    def be_ready(self) -> None:
-        """Start a thread before there is a job for it."""
-        self._start_thread()
-
-    def _start_thread(self) -> bool:
+    def start_thread(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
+        """Start a thread, if there may be one more."""
         try:
             number = self._unstarted.popleft()
         except IndexError:
-            return False
+            return
         # Whoever takes the permission: the thread, or this one, where no thread comes of it.
         begin = Permission()
         stopped = Moment()
         name = f"{self._name_prefix}_{number}"
-        thread = make_thread(self._live, stopped, begin, name=name)
+        thread = make_thread(self._live, stopped, begin, on_failure, name=name)
         self.threads[thread] = stopped
         try:
             thread.start()
@@ -146,24 +144,28 @@ class WorkerThreads:
                 self._unstarted.appendleft(number)
                 del self.threads[thread]
             if isinstance(exc, RuntimeError) and self.threads:
-                return False  # no more threads can be had: those that exist do the work
+                return  # no more threads can be had: those that exist do the work
             raise
-        return True
 
-    def _live(self, stopped: Moment, begin: Permission) -> None:
+    def _live(
+        self,
+        stopped: Moment,
+        begin: Permission,
+        on_failure: Callable[[BaseException], None] | None,
+    ) -> None:
         try:
             if begin.take():
-                self._work()
+                self._work(on_failure)
         finally:
             stopped.happen()
 
-    def _work(self) -> None:
+    def _work(self, on_failure: Callable[[BaseException], None] | None) -> None:
         if self._initialize is not None:
             try:
                 run_initializer(self._initialize)
             except BaseException as exc:
-                if self._on_failure is not None:
-                    self._on_failure(exc)
+                if on_failure is not None:
+                    on_failure(exc)
                 return
         while True:
             try:
@@ -223,7 +225,7 @@ class AsyncioThreads(ThreadPoolExecutor):
         self._refuses = False
         if sys.version_info[:2] == (3, 12):
             # That version starts no thread once the main thread has ended.
-            self._workers.be_ready()
+            self._workers.start_thread()
 
     @property
     def workers(self) -> WorkerThreads:

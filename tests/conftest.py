@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,15 @@ LOOP_FLAVOURS = ["asyncio", "debug"]
 if importlib.util.find_spec("uvloop"):
     LOOP_FLAVOURS.append("uvloop")
 
+
+def gil_is_enabled() -> bool:
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+# On free-threaded builds, an extension module that is not made for them enables the global
+# interpreter lock when it is imported, for the rest of the process.
+GIL_WAS_ENABLED = gil_is_enabled()
+
 # Longer than anything here takes to end, shorter than the test's own limit.
 PATIENCE = 5.0
 
@@ -36,7 +46,7 @@ def pytest_configure() -> None:
 def nothing_left_behind(
     request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> Iterator[None]:
-    """No thread and no pending task may outlive the test that made it.
+    """No thread and no pending task may outlive the test that made it; none enables the GIL.
 
     Use the fixture `default_executor` in tests of the process-wide executor.
     """
@@ -68,6 +78,7 @@ def nothing_left_behind(
     assert not left_threads
     assert not left_tasks
     assert not lost_tasks
+    assert gil_is_enabled() == GIL_WAS_ENABLED
 
 
 def pending_tasks() -> set[asyncio.Task[Any]]:

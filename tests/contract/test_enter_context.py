@@ -14,6 +14,7 @@ import pytest
 
 import palitra
 from contract.gates import PATIENCE, Gate, Held, in_thread, value_of
+from lifetimes import happens
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ def test_a_dropped_executor_leaves_its_contexts(loop_flavour: dict[str, Any]) ->
         executor.push_async_callback(callback)
         del executor
 
-        left.wait()
+        assert happens(left._opened.wait, PATIENCE)
     finally:
         gc.enable()
     task = manager.tasks[0]

@@ -1,7 +1,7 @@
 """Nothing outlives its use: results, arguments, exceptions, frames, executors.
 
 The collector is off in these tests, so that whatever goes away does so without its
-help: no reference cycle leads through palitra.
+help: no reference cycle leads through palitra. `lifetimes` collects where it must.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from contract.gates import PATIENCE, Gate, Held, interrupt, value_of
+from lifetimes import collect_where_due, ends, happens
 from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Watch:
         """Every watched thing has gone, or goes when a thread has left its last step."""
         assert self.finalizers
         for name, gate in self.finalizers:
-            assert gate._opened.wait(SOON), f"a {name} is still there"
+            assert happens(gate._opened.wait, SOON), f"a {name} is still there"
         return True
 
 
@@ -456,6 +457,7 @@ def test_a_refused_call_leaves_nothing() -> None:
 
 
 def futures_alive() -> int:
+    collect_where_due()
     return sum(issubclass(type(thing), Future) for thing in gc.get_objects())
 
 
@@ -485,8 +487,7 @@ def loop_thread_of(executor: AsyncLoopExecutor) -> threading.Thread:
 
 
 def ended(thread: threading.Thread) -> bool:
-    thread.join(PATIENCE)
-    return not thread.is_alive()
+    return ends(thread, PATIENCE)
 
 
 def test_an_unused_executor_goes(watch: Watch, loop_flavour: dict[str, Any]) -> None:

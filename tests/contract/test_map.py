@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contract.gates import PATIENCE, Gate, Held, in_thread, value_of
+from lifetimes import collect_where_due
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
@@ -666,4 +667,5 @@ def test_the_iterator_holds_no_result_it_gave_away(
 def gone(executor: AsyncLoopExecutor, reference: weakref.ref[Any]) -> bool:
     """The loop may still be in the step that settled the future; let it pass."""
     executor.run(value_of(None))
+    collect_where_due()
     return reference() is None

@@ -26,6 +26,7 @@ from contract.gates import (
     shut_down_before_the_hand_over,
     value_of,
 )
+from lifetimes import happens
 from palitra import AsyncLoopExecutor, DeadlockError
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
@@ -258,6 +259,7 @@ def test_garbage_closes_the_generator(executor: AsyncLoopExecutor, buffersize: i
         assert next(iterator) == 0
         del iterator
 
+        assert happens(counter.closed._opened.wait, PATIENCE)
         closes(executor, counter)
     finally:
         gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,25 @@ if TYPE_CHECKING:
 
     from interpreters import Child, Python
 
+TESTS = Path(__file__).parents[1]
+
 # os.fork warns of threads since 3.12; that forking beside them works is what is tested here.
 FORK = ("-W", "ignore:This process:DeprecationWarning")
+# asyncio's debug mode notes stacks, and 3.15 warns of those that lead through the main module of a
+# multiprocessing child, which has no loader; without palitra, too.
+STACKS = ("-W", "ignore:Module globals is missing a __spec__.loader:DeprecationWarning")
 MODES = {
     "plain": ("-W", "default::ResourceWarning", *FORK),
-    "dev": ("-X", "dev", *FORK),
+    "dev": ("-X", "dev", *FORK, *STACKS),
 }
 
 PRELUDE = """\
 import asyncio, atexit, logging, os, signal, sys, threading, time, warnings
 import palitra
+
+sys.path.append(TESTS)
+from lifetimes import ends
+
 
 # The development mode reports slow callbacks, which a busy machine has.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
@@ -81,7 +91,7 @@ def wait_for_main_thread_to_end():
     started.set()
     ended.wait()
     time.sleep(0.05)
-"""
+""".replace("TESTS", repr(str(TESTS)))
 
 
 @pytest.fixture(params=MODES)

@@ -23,7 +23,7 @@ class TestDroppedExecutors:
             threads = set(threading.enumerate()) - before
             del executor
             for thread in threads:
-                thread.join()
+                assert ends(thread, 10)
             say(len(threads) >= 2, dropped(), loop.is_closed())
         """) == ["True None True"]
 
@@ -64,7 +64,7 @@ class TestDroppedExecutors:
             [thread] = set(threading.enumerate()) - before
             del executor
             loop.call_soon_threadsafe(release.set)
-            thread.join()
+            assert ends(thread, 10)
             say(future.result(), loop.is_closed())
         """) == ["finished", "context left", "stray task cancelled", "None True"]
 
@@ -95,7 +95,7 @@ class TestDroppedExecutors:
                 started.set()
                 say(future.result())
                 for thread in threads:
-                    thread.join()
+                    assert ends(thread, 10)
         """) == ["coroutine", "callable"]
 
     def test_are_finished_by_the_garbage_collector_when_in_a_cycle(
@@ -131,7 +131,7 @@ class TestDroppedExecutors:
                 threads = set(threading.enumerate()) - before
                 del executor
                 for thread in threads:
-                    thread.join()
+                    assert ends(thread, 10)
 
             drop()
             before = descriptors(), threading.active_count()
@@ -154,6 +154,6 @@ class TestDroppedExecutors:
             before = set(threading.enumerate())
             answer, threads = palitra.run(use_and_drop())
             for thread in threads:
-                thread.join()
+                assert ends(thread, 10)
             say(answer)
         """) == ["4"]

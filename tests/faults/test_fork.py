@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lifetimes import FREE_THREADED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -151,7 +153,9 @@ class TestFork:
 
             palitra.run(serve())
             say(palitra.run(ask(b"before")))
-            say(fork(lambda: palitra.run(double(1))))
+            # The streams are still open in the child, and asyncio fails to close them at a regular
+            # end on free-threaded builds, without palitra too.
+            say(fork(lambda: palitra.run(double(1)), os._exit))
             say(palitra.run(ask(b"after")))
             palitra.run(stop())
         """) == ["before", "7", "after"]
@@ -462,6 +466,9 @@ class TestTheParentsCalls:
 
 
 class TestOtherThreads:
+    @pytest.mark.skipif(
+        FREE_THREADED, reason="a child may find any object locked by a thread that it does not have"
+    )
     @each_leave
     def test_may_be_inside_submit_and_run_and_shutdown(
         self, printed_by: Callable[..., list[str]], leave: str
@@ -674,7 +681,7 @@ class TestOtherThreads:
         assert printed_by("""
             def forking():
                 # asyncio calls this once in a process, and holds a lock meanwhile.
-                asyncio.DefaultEventLoopPolicy = policy
+                setattr(events, name, policy)
                 making.set()
                 forked.wait()
                 return policy()
@@ -685,7 +692,12 @@ class TestOtherThreads:
                 forked.set()
 
             making, forked = threading.Event(), threading.Event()
-            policy, asyncio.DefaultEventLoopPolicy = asyncio.DefaultEventLoopPolicy, forking
+            if sys.version_info < (3, 14):
+                events, name = asyncio, "DefaultEventLoopPolicy"
+            else:
+                events, name = asyncio.unix_events, "_DefaultEventLoopPolicy"
+            policy = getattr(events, name)
+            setattr(events, name, forking)
             threading.Thread(target=make).start()
             use(palitra.get_executor())
         """) == ["7"]

@@ -1,0 +1,52 @@
+"""When what nobody refers to any more goes.
+
+With the global interpreter lock it goes at once, and the tests hold palitra to that: no reference
+cycle leads through it. A free-threaded build leaves some of it to the next collection, such as what
+a thread other than its maker has let go of; so there, and only there, the tests collect.
+"""
+
+from __future__ import annotations
+
+import gc
+import sysconfig
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+_BETWEEN_COLLECTIONS = 0.02
+
+
+def collect_where_due() -> None:
+    """Let go what nobody refers to, where that takes a collection."""
+    if FREE_THREADED:
+        gc.collect()
+
+
+def happens(wait: Callable[[float], object], patience: float) -> bool:
+    """Whether that happens in time which the end of an object brings about.
+
+    *wait* waits for it, for as many seconds as it is given, and says whether it has happened.
+    """
+    if not FREE_THREADED:
+        return bool(wait(patience))
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        gc.collect()
+        if wait(_BETWEEN_COLLECTIONS):
+            return True
+    return False
+
+
+def ends(thread: threading.Thread, patience: float) -> bool:
+    """Whether a thread that ends with an object does so in time."""
+
+    def joined(seconds: float) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
+    return happens(joined, patience)
