@@ -6,10 +6,11 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 _PACKAGE = __name__.rpartition(".")[0]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 def name_of(what: object) -> str:
@@ -44,10 +45,11 @@ def user_traceback(exc: BaseException) -> BaseException:
 
     They tell users nothing, and such a frame would hold the call, which holds the exception.
     """
-    tb = exc.__traceback__
+    # Not by the exception's own attributes, which its class may replace by ones that raise.
+    tb: TracebackType | None = _TRACEBACK.__get__(exc)
     while tb is not None and _is_ours(tb.tb_frame):
         tb = tb.tb_next
-    return exc.with_traceback(tb)
+    return BaseException.with_traceback(exc, tb)
 
 
 def _is_ours(frame: FrameType) -> bool:

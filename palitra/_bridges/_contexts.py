@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from palitra._bridges._owner import Face, Owner, Step, build, take
+from palitra._bridges._owner import Face, Owner, Raised, Step, build, show_both, take
 from palitra._loop import LoopThread
-from palitra._words import close_if_coroutine, name_of
+from palitra._words import close_if_coroutine, name_of, user_traceback
 
 _T_co = TypeVar("_T_co", covariant=True)
 
@@ -19,12 +19,16 @@ _T_co = TypeVar("_T_co", covariant=True)
 class _ContextOwner(Owner, Generic[_T_co]):
     """Enters and leaves an async context manager."""
 
+    # Whether nobody's `with` statement shows what becomes of the context.
+    unattended = False
+
     def __init__(self, loop_thread: LoopThread, source: Any) -> None:
         super().__init__(loop_thread, f"the context {name_of(source)}")
         self._source = source
         self._context_manager: Any = None
 
     async def enter(self) -> _T_co:
+        """As a step: enter."""
         source, self._source = self._source, None
         manager = await build(source, "__aenter__", "an async context manager")
         value: _T_co = await type(manager).__aenter__(manager)
@@ -32,23 +36,34 @@ class _ContextOwner(Owner, Generic[_T_co]):
         return value
 
     async def exit(self, exc: BaseException | None) -> bool:
-        """Leave, with *exc* from the body; True if the context manager suppresses it."""
+        """As a step: leave, with *exc* from the body; True if the context suppresses it."""
         self.over = True
-        if exc is None and self._cancelled_idle:
-            exc = asyncio.CancelledError()
+        return await self._close(exc)
+
+    async def _close(self, body: BaseException | None) -> bool:
         manager, self._context_manager = self._context_manager, None
         if manager is None:
             return False
-        if exc is None:
+        if body is None:
             await type(manager).__aexit__(manager, None, None, None)
-        elif await type(manager).__aexit__(manager, type(exc), exc, exc.__traceback__):
-            return True
-        elif self._cancelled_idle and isinstance(exc, asyncio.CancelledError):
-            raise exc
-        return False
+            return False
+        return bool(await type(manager).__aexit__(manager, type(body), body, body.__traceback__))
 
-    async def _close(self) -> None:
-        await self.exit(None)
+    async def _cancelled_idle(self, exc: asyncio.CancelledError) -> None:
+        outcome: BaseException | None = None
+        try:
+            if not await self._close(exc):
+                outcome = exc
+        except BaseException as error:
+            outcome = user_traceback(error)
+        # A context whose task is cancelled by the end of the loop has not ended by itself.
+        at_the_end = outcome is exc and not self.loop_thread.usable
+        if outcome is not None and not self.unattended:
+            self.ahead.append(Raised(outcome))
+        self.over = True
+        if self.unattended and not at_the_end:
+            self._report(f"{self.name} has ended by itself, before its executor", outcome)
+        del exc, outcome  # their tracebacks may hold this frame
 
     def refused(self) -> None:
         close_if_coroutine(self._source)
@@ -58,7 +73,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
             self.over = True  # it could not be entered, or has been left
 
     def _too_late(self, step: Step[Any]) -> None:
-        # The shutdown has left the context before its user did.
+        # The context has been left before its user left it: see `_SyncContext.__exit__`.
         step.result = False
         step.settle()
 
@@ -81,10 +96,22 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool:
-        if not self._owner.started:
-            raise RuntimeError(f"{self._owner.name} has not been entered")
-        leave = functools.partial(self._owner.exit, exc_val)
-        return self._last_step(leave, "leaving a context") or False
+        owner = self._owner
+        if not owner.started:
+            raise RuntimeError(f"{owner.name} has not been entered")
+        try:
+            if owner.loop_thread.on_loop():  # it cannot wait; a finalizer comes here, say
+                owner.loop_thread.post(functools.partial(owner.drop, exc_val))
+                return False
+            leave = functools.partial(owner.exit, exc_val)
+            suppressed = self._last_step(leave, "leaving a context") or False
+            outcome = owner.take_unseen()
+            if outcome is not None:
+                show_both(outcome, exc_val)
+            return suppressed
+        finally:
+            leave = outcome = None  # type: ignore[assignment]
+            del exc_val  # a raised error holds this frame
 
 
 def sync_context(
@@ -99,7 +126,13 @@ def enter_context(loop_thread: LoopThread, source: object) -> Any:
     """Enter now, and leave at the end of the loop."""
     _check_context("enter_context()", source)
     owner: _ContextOwner[Any] = _ContextOwner(loop_thread, source)
-    return take(Step(owner, owner.enter), loop_thread, "enter_context()")
+    owner.unattended = True
+    try:
+        return take(Step(owner, owner.enter), loop_thread, "enter_context()")
+    except BaseException:
+        # Where Ctrl-C came when the context had just been entered, nobody knows of it.
+        loop_thread.post(owner.drop)
+        raise
 
 
 def _check_context(what: str, source: object) -> None:

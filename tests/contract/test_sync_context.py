@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import inspect
 import threading
 import traceback
@@ -313,17 +314,65 @@ def test_entering_on_the_loops_thread_is_a_deadlock(executor: AsyncLoopExecutor)
         executor.run(enters())
 
 
-def test_leaving_on_the_loops_thread_is_a_deadlock(executor: AsyncLoopExecutor) -> None:
-    manager = executor.sync_context(inner := Manager())
+def test_leaving_on_the_loops_thread_asks_for_the_leaving(executor: AsyncLoopExecutor) -> None:
+    manager = executor.sync_context(inner := Manager(suppresses=True))
+    error = ValueError("of the body")
+
+    async def leaves() -> None:
+        assert manager.__exit__(ValueError, error, None) is False  # it cannot know yet
+        assert inner.seen == ["entered"]
+
+    with manager:
+        executor.run(leaves())
+    assert inner.seen == ["entered", (ValueError, error, None)]
+    assert len(set(inner.tasks)) == 1
+
+
+def test_a_generator_that_holds_it_may_be_collected_on_the_loops_thread(
+    executor: AsyncLoopExecutor,
+) -> None:
+    """What a finalizer raises would be an unraisable exception, which fails the test."""
+    left = Gate()
+    seen: list[Any] = []
+
+    class Leaves(Manager):
+        async def __aexit__(self, *exc_info: object) -> bool:
+            seen.append(exc_info[0])
+            left.open()
+            return await super().__aexit__(*exc_info)
+
+    def holds() -> Generator[int, None, None]:
+        with executor.sync_context(Leaves()):
+            yield 1
+
+    holder = [holds()]
+    next(holder[0])
+
+    async def drops() -> None:
+        holder.clear()
+        gc.collect()
+
+    executor.run(drops())
+    left.wait()
+    assert seen == [GeneratorExit]
+
+
+def test_what_leaving_on_the_loops_thread_raises_goes_to_the_loops_handler(
+    executor: AsyncLoopExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails(Manager):
+        async def __aexit__(self, *exc_info: object) -> bool:
+            raise KeyError("on leaving")
+
+    manager = executor.sync_context(Fails())
+    manager.__enter__()
 
     async def leaves() -> None:
         manager.__exit__(None, None, None)
 
-    with manager:
-        with pytest.raises(DeadlockError):
-            executor.run(leaves())
-        assert inner.seen == ["entered"]
-    assert inner.seen == ["entered", (None, None, None)]
+    executor.run(leaves())
+    executor.shutdown()
+    assert caplog.text.count("KeyError: 'on leaving'") == 1
 
 
 def test_entering_is_refused_after_shutdown(executor: AsyncLoopExecutor) -> None:

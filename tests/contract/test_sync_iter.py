@@ -726,20 +726,65 @@ def test_a_task_factory_that_fails_fails_the_first_item(
     executor.get_loop().set_task_factory(None)
 
 
-def test_closing_ends_a_producer_that_waits_for_an_item(executor: AsyncLoopExecutor) -> None:
+@pytest.mark.parametrize("how", ["close", "drop", "shutdown"])
+def test_closing_ends_a_producer_that_waits_for_an_item_and_says_why(
+    executor: AsyncLoopExecutor, how: str
+) -> None:
+    held = Held()
+    held.cleanup.open()
+    seen: list[str] = []
+
+    async def waits() -> AsyncIterator[int]:
+        yield 1
+        try:
+            await held.coroutine()
+        except asyncio.CancelledError as error:
+            seen.append(str(error))
+            raise
+        yield 2
+
+    numbers = executor.sync_iter(waits, buffersize=2)
+    assert next(numbers) == 1
+    held.started.wait()
+    if how == "close":
+        numbers.close()
+    elif how == "drop":
+        del numbers
+        gc.collect()
+    executor.shutdown()
+
+    assert held.ended.is_open
+    assert len(seen) == 1
+    assert "waits" in seen[0]
+    assert seen[0].endswith("is being closed")
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "shutdown"])
+def test_an_error_of_a_producer_that_is_closed_while_it_waits_is_not_lost(
+    executor: AsyncLoopExecutor, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
     held = Held()
     held.cleanup.open()
 
     async def waits() -> AsyncIterator[int]:
         yield 1
-        await held.coroutine()
-        yield 2
+        try:
+            await held.coroutine()
+        finally:
+            raise ValueError("of the clean-up")
 
-    with executor.sync_iter(waits, buffersize=2) as numbers:
-        assert next(numbers) == 1
-        held.started.wait()
+    numbers = executor.sync_iter(waits, buffersize=2)
+    assert next(numbers) == 1
+    held.started.wait()
+    if how == "close":
+        with pytest.raises(ValueError, match="of the clean-up"):
+            numbers.close()
+    elif how == "drop":
+        del numbers
+        gc.collect()
+    executor.shutdown()
 
-    assert held.ended.is_open
+    assert caplog.text.count("ValueError: of the clean-up") == (how != "close")
 
 
 # Threads, deadlocks, limits, interrupts
@@ -788,18 +833,93 @@ def test_asking_on_the_loops_thread_is_a_deadlock(executor: AsyncLoopExecutor) -
     assert list(iterator) == [0, 1, 2]
 
 
-def test_closing_on_the_loops_thread_is_a_deadlock(executor: AsyncLoopExecutor) -> None:
-    counter = Counter(3)
-    iterator = executor.sync_iter(counter)
+@both
+def test_closing_on_the_loops_thread_asks_for_the_closing(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    counter = Counter()
+    iterator = executor.sync_iter(counter, buffersize=buffersize)
     assert next(iterator) == 0
 
     async def closes_it() -> None:
         iterator.close()
+        assert not counter.closed.is_open
 
-    with pytest.raises(DeadlockError):
-        executor.run(closes_it())
+    executor.run(closes_it())
+    counter.closed.wait()
     iterator.close()
-    assert counter.closed.is_open
+    assert len(set(counter.tasks)) == 1
+
+
+@both
+def test_leaving_the_block_on_the_loops_thread_asks_for_the_closing(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    counter = Counter()
+    iterator = executor.sync_iter(counter, buffersize=buffersize)
+    assert next(iterator) == 0
+
+    async def leaves() -> None:
+        with pytest.raises(ValueError, match="of the body"), iterator:
+            raise ValueError("of the body")
+
+    executor.run(leaves())
+    counter.closed.wait()
+    with suppress(StopIteration):
+        for _ in range(5):
+            next(iterator)
+
+
+@both
+def test_a_generator_that_holds_it_may_be_collected_on_the_loops_thread(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    """What a finalizer raises would be an unraisable exception, which fails the test."""
+    counter = Counter()
+
+    def wraps() -> Iterator[int]:
+        with executor.sync_iter(counter, buffersize=buffersize) as numbers:
+            yield from numbers
+
+    holder = [wraps()]
+    assert next(holder[0]) == 0
+
+    async def drops() -> None:
+        holder.clear()
+        gc.collect()
+
+    executor.run(drops())
+    counter.closed.wait()
+
+
+@both
+def test_closing_on_the_loops_thread_ends_a_wait_in_another(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    held = Held()
+    held.cleanup.open()
+    seen: list[Any] = []
+
+    async def waits() -> AsyncIterator[int]:
+        try:
+            yield await held.coroutine()
+        except asyncio.CancelledError as error:
+            seen.append(str(error))
+            raise
+
+    iterator = executor.sync_iter(waits, buffersize=buffersize)
+
+    async def closes_it() -> None:
+        iterator.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, iterator)
+        held.started.wait()
+        executor.run(closes_it())
+        assert isinstance(waiting.exception(PATIENCE), asyncio.CancelledError)
+    assert "is being closed" in seen[0]
+    with pytest.raises(StopIteration):
+        next(iterator)
 
 
 def test_it_is_not_counted_by_max_workers(loop_flavour: dict[str, Any]) -> None:
