@@ -7,7 +7,9 @@ import concurrent.futures
 import functools
 import inspect
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+_ExcT = TypeVar("_ExcT", bound=BaseException)
 
 _PACKAGE = __name__.rpartition(".")[0]
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
@@ -40,7 +42,7 @@ def close_if_coroutine(obj: object) -> None:
         obj.close()
 
 
-def user_traceback(exc: BaseException) -> BaseException:
+def user_traceback(exc: _ExcT) -> _ExcT:
     """Return *exc* without the frames at the head of its traceback that are palitra's own.
 
     They tell users nothing, and such a frame would hold the call, which holds the exception.
@@ -49,7 +51,8 @@ def user_traceback(exc: BaseException) -> BaseException:
     tb: TracebackType | None = _TRACEBACK.__get__(exc)
     while tb is not None and _is_ours(tb.tb_frame):
         tb = tb.tb_next
-    return BaseException.with_traceback(exc, tb)
+    BaseException.with_traceback(exc, tb)
+    return exc
 
 
 def _is_ours(frame: FrameType) -> bool:

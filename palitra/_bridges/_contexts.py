@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from palitra._bridges._owner import Face, Owner, Raised, Step, build, show_both, take
-from palitra._loop import LoopThread
+from palitra._loop import DeadlockError, LoopThread
 from palitra._words import close_if_coroutine, name_of, user_traceback
 
+_T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
 
@@ -99,19 +102,13 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
         owner = self._owner
         if not owner.started:
             raise RuntimeError(f"{owner.name} has not been entered")
-        try:
-            if owner.loop_thread.on_loop():  # it cannot wait; a finalizer comes here, say
-                owner.loop_thread.post(functools.partial(owner.drop, exc_val))
-                return False
-            leave = functools.partial(owner.exit, exc_val)
-            suppressed = self._last_step(leave, "leaving a context") or False
-            outcome = owner.take_unseen()
-            if outcome is not None:
-                show_both(outcome, exc_val)
-            return suppressed
-        finally:
-            leave = outcome = None  # type: ignore[assignment]
-            del exc_val  # a raised error holds this frame
+        if owner.loop_thread.on_loop():  # which cannot wait; a finalizer comes here, say
+            owner.loop_thread.post(functools.partial(owner.drop, exc_val))
+            return False
+        leave = functools.partial(owner.exit, exc_val)
+        suppressed = self._last_step(leave, "leaving a context") or False
+        show_both(owner.take_unseen(), exc_val)
+        return suppressed
 
 
 def sync_context(
@@ -133,6 +130,148 @@ def enter_context(loop_thread: LoopThread, source: object) -> Any:
         # Where Ctrl-C came when the context had just been entered, nobody knows of it.
         loop_thread.post(owner.drop)
         raise
+
+
+def cached_context(factory: Any, get_executor: Callable[[], Any]) -> Callable[[], Any]:
+    """Make a function that enters a context at its first call in each life of an executor."""
+    if hasattr(type(factory), "__aenter__"):  # which may be callable, to serve as a decorator
+        raise TypeError(
+            "cached_context() takes a function that makes an async context manager, not "
+            f"{factory!r}: each process and each life of the executor enters one of its own"
+        )
+    if not callable(factory):
+        close_if_coroutine(factory)
+        raise TypeError(
+            "cached_context() takes a function that makes an async context manager, not "
+            f"{factory!r}"
+        )
+    cache: _Cache[Any] = _Cache(factory, get_executor)
+
+    def cached() -> Any:
+        return cache.get()
+
+    names = ("__module__", "__name__", "__qualname__", "__doc__")
+    functools.update_wrapper(cached, factory, assigned=names, updated=())
+    del cached.__wrapped__  # type: ignore[attr-defined]  # whose annotations would be taken
+    return cached
+
+
+class _Cache(Generic[_T]):
+    """The contexts that a `cached_context` has entered, one for each life of the executor.
+
+    Only the loop changes `lives`, so the first calls of several threads meet there, and Ctrl-C
+    finds nothing half done. Any thread may look into it: the value is there before `entered` is.
+    """
+
+    def __init__(self, factory: Any, get_executor: Callable[[], Any]) -> None:
+        self._factory = factory
+        self._get_executor = get_executor
+        self.lives: dict[asyncio.AbstractEventLoop | None, _CachedOwner[_T]] = {}
+
+    def get(self) -> _T:
+        """Return the value of this life, entering the context if need be."""
+        # On a loop first: where the executor is about to end, `get_executor` may give another.
+        owner = self._entered(asyncio._get_running_loop())
+        if owner is not None:
+            return owner.value
+        loop_thread, loop = _life_of(self._get_executor())
+        owner = self._entered(loop)
+        if owner is not None:
+            return owner.value
+        owner = _CachedOwner(loop_thread, self._factory, self)
+        what = f"the first call of {name_of(self._factory)}(), which enters a context,"
+        if loop_thread.on_loop():
+            raise DeadlockError(
+                f"{what} would wait for its own thread, the event loop's: make the first call "
+                "elsewhere, before the coroutine is run; after that, it can be called here"
+            )
+        return take(_FirstCall(owner), loop_thread, what)
+
+    def _entered(self, loop: asyncio.AbstractEventLoop | None) -> _CachedOwner[_T] | None:
+        owner = self.lives.get(loop)
+        # A child that was forked on the loop's thread, or without Python's hooks, has that loop.
+        if owner is not None and owner.entered and owner.process == os.getpid():
+            return owner
+        return None
+
+
+def _life_of(executor: Any) -> tuple[LoopThread, asyncio.AbstractEventLoop | None]:
+    """Where *executor* makes its calls, and the loop of its present life, if that has begun."""
+    loop_thread: LoopThread = executor._loop_thread
+    return loop_thread, loop_thread._loop
+
+
+class _CachedOwner(_ContextOwner[_T]):
+    """Owns the context that a `cached_context` has entered in one life of the executor."""
+
+    unattended = True
+
+    def __init__(self, loop_thread: LoopThread, factory: Any, cache: _Cache[_T]) -> None:
+        super().__init__(loop_thread, factory)
+        self._cache = cache
+        self.process = os.getpid()
+        self.waiting: list[_FirstCall[_T]] = []  # for the first call, which is at work
+        self.entered = False
+        self.value: _T
+
+    def serve(self, call: _FirstCall[_T]) -> bool:
+        """On the loop: answer *call*, or have it answered; False where it is the first of all."""
+        first = self._cache.lives.setdefault(asyncio.get_running_loop(), self)
+        if first is self:
+            return False
+        if first.entered:
+            call.result = first.value
+            call.settle()
+        else:
+            first.waiting.append(call)
+        return True
+
+    def first_call_ended(self, call: _FirstCall[_T]) -> None:
+        """On the loop: pass on what the first call has."""
+        if call.error is None:
+            self.value = call.result
+            self.entered = True
+        else:
+            self._forget()  # the next call tries again
+            self.drop()
+        waiting, self.waiting = self.waiting, []
+        for other in waiting:
+            if call.error is None:
+                other.result = call.result
+            else:
+                other.error = call.error
+            other.settle()
+
+    def _forget(self) -> None:
+        if self._cache.lives.get(self._loop) is self:
+            del self._cache.lives[self._loop]
+
+    def _finish(self) -> None:
+        super()._finish()
+        self._forget()  # a context that has ended by itself is entered anew by the next call
+
+
+class _FirstCall(Step[_T]):
+    """A call of a `cached_context` that has found no value."""
+
+    _owner: _CachedOwner[_T]
+
+    def __init__(self, owner: _CachedOwner[_T]) -> None:
+        super().__init__(owner, owner.enter)
+        self._first = False
+
+    def start(self) -> None:
+        if not self.settled and not self.cancel_requested:
+            if self._owner.serve(self):
+                return
+            self._first = True
+        super().start()
+
+    def settle(self) -> None:
+        if self._first and not self.settled:
+            self._first = False
+            self._owner.first_call_ended(self)
+        super().settle()
 
 
 def _check_context(what: str, source: object) -> None:

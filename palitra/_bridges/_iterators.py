@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from types import TracebackType
@@ -228,12 +227,7 @@ class SyncIterator(Face, Iterator[_T_co]):
                 ended since the last item.
             RuntimeError: Another thread is using the iterator.
         """
-        error = self._close()
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # a raised error holds this frame
+        show_both(self._close(), None)
 
     def _close(self) -> BaseException | None:
         owner = self._owner
@@ -255,12 +249,7 @@ class SyncIterator(Face, Iterator[_T_co]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        error = self._close()
-        try:
-            if error is not None:
-                show_both(error, exc_val)
-        finally:
-            del error, exc_val  # a raised error holds this frame
+        show_both(self._close(), exc_val)
 
 
 class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):

@@ -256,7 +256,7 @@ class Owner:
 
     def drop(self, exc: BaseException | None = None) -> None:
         """Close the object, with *exc*, and what it waits for: nobody uses it any more."""
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is None or self._loop is not asyncio._get_running_loop():
             return
         if self.over:
             if not self._cut_short:
@@ -294,26 +294,42 @@ class Owner:
         asyncio.get_running_loop().call_exception_handler(context)
 
 
-def show_both(outcome: BaseException, body: BaseException | None) -> None:
-    """Raise what `async with` shows of an object that ended, and of the body that ran on.
+def show_both(outcome: BaseException | None, body: BaseException | None) -> None:
+    """Raise what `async with` shows of an object that ended by itself while its body ran on.
 
-    A body alone has no exception: *outcome*. Otherwise, the exception of the body: that of a task
-    group joins the group, as it would have. Any other goes on (so this returns), with *outcome* as
-    what was there before.
+    Where the body has no exception, that is *outcome*. An exception of the body joins the group
+    that a task group raises; otherwise this returns, so that the exception of the body goes on,
+    with *outcome* as what had gone wrong before.
     """
-    if body is None:
-        raise outcome
-    if isinstance(outcome, BaseExceptionGroup) and not isinstance(
-        body, KeyboardInterrupt | SystemExit
-    ):
-        group = outcome.derive([*outcome.exceptions, body])
-        raise group.with_traceback(outcome.__traceback__) from None
-    first, seen = body, {id(outcome)}
-    while first.__context__ is not None and id(first) not in seen:
-        seen.add(id(first))
-        first = first.__context__
-    if id(first) not in seen:
-        first.__context__ = outcome
+    joined: BaseExceptionGroup[BaseException] | None = None
+    try:
+        if outcome is None:
+            return
+        if body is None:
+            raise outcome
+        if isinstance(outcome, BaseExceptionGroup) and not isinstance(
+            body, KeyboardInterrupt | SystemExit
+        ):
+            joined = outcome.derive([*outcome.exceptions, body])
+            raise joined.with_traceback(outcome.__traceback__) from None
+        _chain(body, outcome)
+    finally:
+        del outcome, body, joined  # a raised error holds this frame
+
+
+def _chain(error: BaseException, earlier: BaseException) -> None:
+    """Put *earlier* at the far end of what *error* has as context, unless they share some of it."""
+    seen: set[int] = set()
+    link: BaseException | None = earlier
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link = link.__context__
+    while id(error) not in seen:
+        seen.add(id(error))
+        if error.__context__ is None:
+            error.__context__ = earlier
+            return
+        error = error.__context__
 
 
 def cancellation_requests() -> int:
