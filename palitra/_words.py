@@ -47,12 +47,17 @@ def user_traceback(exc: _ExcT) -> _ExcT:
 
     They tell users nothing, and such a frame would hold the call, which holds the exception.
     """
-    # Not by the exception's own attributes, which its class may replace by ones that raise.
-    tb: TracebackType | None = _TRACEBACK.__get__(exc)
+    tb = traceback_of(exc)
     while tb is not None and _is_ours(tb.tb_frame):
         tb = tb.tb_next
     BaseException.with_traceback(exc, tb)
     return exc
+
+
+def traceback_of(exc: BaseException) -> TracebackType | None:
+    """The traceback of *exc*, whose class may have replaced the attribute by one that raises."""
+    tb: TracebackType | None = _TRACEBACK.__get__(exc)
+    return tb
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from palitra._bridges._owner import Face, Owner, Raised, Step, build, show_both, take
 from palitra._loop import DeadlockError, LoopThread
-from palitra._words import close_if_coroutine, name_of, user_traceback
+from palitra._words import close_if_coroutine, name_of, traceback_of, user_traceback
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -50,7 +50,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
         if body is None:
             await type(manager).__aexit__(manager, None, None, None)
             return False
-        return bool(await type(manager).__aexit__(manager, type(body), body, body.__traceback__))
+        return bool(await type(manager).__aexit__(manager, type(body), body, traceback_of(body)))
 
     async def _cancelled_idle(self, exc: asyncio.CancelledError) -> None:
         outcome: BaseException | None = None

@@ -37,6 +37,7 @@ class _IterationOwner(Owner):
         self._source = source
         self._iterator: Any = None
         self._anext: Callable[[], Awaitable[Any]] | None = None  # of the iterator, once it is there
+        self._ignoring = False  # a cancellation, and nobody has asked for an item since
 
     @property
     def next(self) -> Callable[[], Awaitable[Any]]:
@@ -54,6 +55,7 @@ class _IterationOwner(Owner):
         return await self._iterator.__anext__()
 
     def _or_ahead(self, operation: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        self._ignoring = False
         return self._take_ahead if operation is self._anext else operation
 
     async def _take_ahead(self) -> Any:
@@ -68,10 +70,11 @@ class _IterationOwner(Owner):
             outcome = Raised(user_traceback(error))
             over = self._ends_with(error)
         outcomes = [outcome]
-        if not over and cancellation_requests() >= requests:
-            # No scope has taken the cancellation back; so it was meant for whoever uses the object,
-            # or a scope is still there, and will cancel again and again. In an `async for`, the
-            # next `await` would raise the error, and that would be the end.
+        ignored = not over and cancellation_requests() >= requests  # no scope has taken it back
+        if ignored and (type(outcome) is Raised or self._ignoring):
+            # The iterator cannot be told, or ignores one cancellation after the other: a scope that
+            # has not been left cancels on every turn of the loop. In an `async for`, the next
+            # `await` would raise the error, and that would be the end.
             over = True
             end = Raised(exc)
             try:
@@ -81,6 +84,7 @@ class _IterationOwner(Owner):
             if type(outcome) is Raised:
                 outcomes.clear()
             outcomes.append(end)
+        self._ignoring = ignored
         self.ahead.extend(outcomes)
         if over:
             self.over = True
@@ -315,6 +319,7 @@ class _PrefetchOwner(_IterationOwner):
     async def _rest(self) -> None:
         if len(self.ahead) < self._size:
             self._fetching = True
+            self._ignoring = False
             await self._fetch()
             self._fetching = False
             self._uninterrupt()

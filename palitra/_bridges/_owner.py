@@ -27,7 +27,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from palitra._loop import BlockingCall, LoopThread
-from palitra._words import name_of, user_traceback
+from palitra._words import name_of, traceback_of, user_traceback
 
 _T = TypeVar("_T")
 
@@ -311,7 +311,7 @@ def show_both(outcome: BaseException | None, body: BaseException | None) -> None
             body, KeyboardInterrupt | SystemExit
         ):
             joined = outcome.derive([*outcome.exceptions, body])
-            raise joined.with_traceback(outcome.__traceback__) from None
+            raise joined.with_traceback(traceback_of(outcome)) from None
         _chain(body, outcome)
     finally:
         del outcome, body, joined  # a raised error holds this frame

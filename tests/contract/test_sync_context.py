@@ -121,6 +121,59 @@ def test_an_exception_passes_through_a_generator_based_manager(
     assert seen == ["entered", error, "left"]
 
 
+class NoErrors(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+class Vague(Exception):
+    def __bool__(self) -> bool:
+        raise ZeroDivisionError("neither true nor false")
+
+
+class Stubborn(Exception):
+    def with_traceback(self, tb: Any, /) -> Self:
+        raise ZeroDivisionError("no traceback")
+
+
+class Secretive(Exception):
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]
+        raise ZeroDivisionError("no traceback")
+
+
+@pytest.mark.parametrize("kind", [NoErrors, Vague, Stubborn, Secretive])
+@pytest.mark.parametrize("where", ["entering", "the block", "leaving"])
+def test_an_exception_that_misbehaves_travels_all_the_same(
+    executor: AsyncLoopExecutor, kind: type[Exception], where: str
+) -> None:
+    error = kind("misbehaves")
+    seen: list[Any] = []
+
+    class Fails(Manager):
+        async def __aenter__(self) -> Self:
+            if where == "entering":
+                raise error
+            return self
+
+        async def __aexit__(self, *exc_info: object) -> bool:
+            seen.append(exc_info[1])
+            if where == "leaving":
+                raise error
+            return False
+
+    caught: BaseException | None = None
+    try:
+        with executor.sync_context(Fails()):
+            if where == "the block":
+                raise error
+    except kind as exc:
+        caught = exc
+
+    assert caught is error
+    assert seen == {"entering": [], "the block": [error], "leaving": [None]}[where]
+
+
 def test_suppression_travels_out(executor: AsyncLoopExecutor) -> None:
     manager = Manager(suppresses=True)
     with executor.sync_context(manager):
@@ -354,7 +407,8 @@ def test_a_generator_that_holds_it_may_be_collected_on_the_loops_thread(
 
     executor.run(drops())
     left.wait()
-    assert seen == [GeneratorExit]
+    # A collector may finalize the context before the generator, which then has nothing to say.
+    assert seen in ([GeneratorExit], [None])
 
 
 def test_what_leaving_on_the_loops_thread_raises_goes_to_the_loops_handler(

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -208,6 +208,115 @@ def test_any_exception_is_delivered(executor: AsyncLoopExecutor, kind: type[Base
     with pytest.raises(expected):
         next(executor.sync_iter(Fails(1)))
     assert executor.run(value_of(7)) == 7
+
+
+class NoErrors(Exception):
+    """A collection of errors, which is empty."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class No(Exception):
+    def __bool__(self) -> bool:
+        return False
+
+
+class Vague(Exception):
+    def __bool__(self) -> bool:
+        raise ZeroDivisionError("neither true nor false")
+
+
+class Silent(Exception):
+    def __repr__(self) -> str:
+        raise ZeroDivisionError("no repr")
+
+    __str__ = __repr__
+
+
+class Stubborn(Exception):
+    def with_traceback(self, tb: Any, /) -> Self:
+        raise ZeroDivisionError("no traceback")
+
+
+class Secretive(Exception):
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]
+        raise ZeroDivisionError("no traceback")
+
+
+HOSTILE = [NoErrors, No, Vague, Silent, Stubborn, Secretive]
+
+
+@both
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_exception_that_misbehaves_is_delivered_all_the_same(
+    executor: AsyncLoopExecutor, buffersize: int | None, kind: type[Exception]
+) -> None:
+    error = kind("of the iterator")
+    iterator = executor.sync_iter(Counter(2, error), buffersize=buffersize)
+    items: list[int] = []
+    caught: BaseException | None = None
+    try:
+        items.extend(iterator)
+    except kind as exc:
+        caught = exc
+
+    assert items == [0, 1]
+    assert caught is error
+    assert list(iterator) == []
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_misbehaving_exception_of_the_closing_is_raised(
+    executor: AsyncLoopExecutor, kind: type[Exception]
+) -> None:
+    async def fails_to_close() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise kind("on closing")
+
+    iterator = executor.sync_iter(fails_to_close)
+    next(iterator)
+    raised = False
+    try:
+        iterator.close()
+    except kind:
+        raised = True
+    assert raised
+
+
+# The value that a generator ends with
+
+
+class Returns(Iterates):
+    """An async iterator that ends with a value, as no async generator can so far."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(2)
+        self.args = args
+
+    async def __anext__(self) -> int:
+        for number in self.numbers:
+            return number
+        raise StopAsyncIteration(*self.args)
+
+
+@both
+@pytest.mark.parametrize("args", [(), (7,), (None,), ((1, 2),), (7, 8)])
+def test_the_value_of_the_end_travels(
+    executor: AsyncLoopExecutor, buffersize: int | None, args: tuple[Any, ...]
+) -> None:
+    def delegates() -> Generator[int, None, Any]:
+        value = yield from executor.sync_iter(Returns(*args), buffersize=buffersize)
+        return value
+
+    generator = delegates()
+    assert [next(generator), next(generator)] == [0, 1]
+    with pytest.raises(StopIteration) as stop:
+        next(generator)
+    assert stop.value.value == (args[0] if args else None)
 
 
 # Leaving early
