@@ -204,7 +204,7 @@ class SyncIterator(Face, Iterator[_T_co]):
             item = self._step(operation, what)
         except StopAsyncIteration as stop:
             item = Raised(stop)
-        return self._given(item)
+        return self._given(item) if type(item) is Raised else item
 
     def _given(self, item: Any) -> _T_co:
         """Return *item*, or raise it."""
@@ -394,7 +394,7 @@ class _PrefetchIterator(SyncIterator[_T_co]):
         if owner.paused and owner.has_room:
             owner.paused = False
             owner.loop_thread.post(owner.resume)
-        return self._given(item)
+        return self._given(item) if type(item) is Raised else item
 
 
 def sync_iter(
