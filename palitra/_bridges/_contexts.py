@@ -61,7 +61,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
             outcome = user_traceback(error)
         # A context whose task is cancelled by the end of the loop has not ended by itself.
         at_the_end = outcome is exc and not self.loop_thread.usable
-        if outcome is not None and not self.unattended:
+        if outcome is not None and not self.unattended and not at_the_end:
             self.ahead.append(Raised(outcome))
         self.over = True
         if self.unattended and not at_the_end:
@@ -105,10 +105,13 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
         if owner.loop_thread.on_loop():  # which cannot wait; a finalizer comes here, say
             owner.loop_thread.post(functools.partial(owner.drop, exc_val))
             return False
-        leave = functools.partial(owner.exit, exc_val)
-        suppressed = self._last_step(leave, "leaving a context") or False
+        if exc_val is not None:
+            owner.body = exc_val  # where a shutdown has begun, it is about to leave the context
+        suppressed = self._last_step(functools.partial(owner.exit, exc_val), "leaving a context")
+        if owner.over:
+            owner.body = None
         show_both(owner.take_unseen(), exc_val)
-        return suppressed
+        return suppressed or False
 
 
 def sync_context(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import inspect
 from collections import deque
@@ -80,6 +81,7 @@ class Owner:
         self._context = contextvars.copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._exit: Callable[..., Awaitable[bool]] | None = None  # while it stands in `exits`
         self._steps: deque[Step[Any]] = deque()
         self._current: Step[Any] | None = None
         # Whether what the task does now has been cancelled from here: that is done once, and taken
@@ -87,7 +89,7 @@ class Owner:
         self._interrupted = False
         self._idle: asyncio.Future[None] | None = None  # while the task waits for a step
         self._closing = False
-        self._body: BaseException | None = None  # the exception that the object is closed with
+        self.body: BaseException | None = None  # the exception that a closing tells the object
         self._cut_short = False  # closed by a shutdown, which gets the two outcomes of the closing:
         self._suppressed = False
         self._close_error: BaseException | None = None
@@ -98,7 +100,8 @@ class Owner:
             self._too_late(step)
         elif self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self.loop_thread.add_exit(self.leave)
+            self._exit = self._make_exit()
+            self.loop_thread.add_exit(self._exit)
             self._steps.append(step)
             work = self._work()
             try:
@@ -118,6 +121,13 @@ class Owner:
         else:
             self._steps.append(step)
             self._wake()
+
+    def _make_exit(self) -> Callable[..., Awaitable[bool]]:
+        async def leave(exc: BaseException | None = None) -> bool:
+            return await self.leave(exc)
+
+        leave.__qualname__ = f"the closing of {self.name}"  # the subject where it fails
+        return leave
 
     def _wake(self) -> None:
         if self._idle is not None and not self._idle.done():
@@ -175,7 +185,7 @@ class Owner:
         raise NotImplementedError
 
     async def _close_unasked(self) -> None:
-        body, self._body = self._body, None
+        body, self.body = self.body, None
         try:
             self._suppressed = await self._close(body)
         except asyncio.CancelledError:
@@ -195,7 +205,9 @@ class Owner:
 
     def _finish(self) -> None:
         self.over = True
-        self.loop_thread.exits.pop(self.leave, None)
+        if self._exit is not None:
+            self.loop_thread.exits.pop(self._exit, None)
+            self._exit = None
         while self._steps:
             self._too_late(self._steps.popleft())
 
@@ -249,7 +261,7 @@ class Owner:
                 await asyncio.wait([self._task])
             if self._close_error is not None:
                 raise self._close_error
-            return self._suppressed
+            return self._suppressed and self._cut_short
         finally:
             self._close_error = None
             del exc
@@ -264,7 +276,7 @@ class Owner:
             return
         if not self._closing:
             self._closing = True
-            self._body = exc
+            self.body = exc if self.body is None else self.body
         if self._current is not None:
             self._interrupt(self._closing_message)
         self._wake()
@@ -276,10 +288,10 @@ class Owner:
     def take_unseen(self) -> BaseException | None:
         """Empty `ahead`, and return an error in it that its user is to see nevertheless."""
         unseen = None
-        while self.ahead:
-            last = self.ahead.popleft()
-            if type(last) is Raised:
-                unseen = last.error
+        with contextlib.suppress(IndexError):
+            while True:
+                last = self.ahead.popleft()
+                unseen = last.error if type(last) is Raised else None
         return unseen
 
     def _report_unseen(self) -> None:
