@@ -211,13 +211,13 @@ class SyncIterator(Face, Iterator[_T_co]):
         if type(item) is not Raised:
             given: _T_co = item
             return given
+        error = item.take()
         try:
-            error = item.error
             if issubclass(type(error), StopAsyncIteration):
                 raise StopIteration(*error.args[:1])
             raise error
         finally:
-            del item, error  # a raised error holds this frame
+            del error  # a raised error holds this frame
 
     def close(self) -> None:
         """Close the async iterator and wait for its clean-up; again does no harm.

@@ -67,6 +67,12 @@ class Raised:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
+    def take(self) -> BaseException:
+        """Give the exception away: the frames that it is raised through may hold this object."""
+        error = self.error
+        del self.error
+        return error
+
 
 class Owner:
     """The task that owns a bridged object, and the steps it is to take. All on the loop."""

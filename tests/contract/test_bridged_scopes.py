@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import traceback
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Self
@@ -684,6 +686,61 @@ def test_items_are_still_there_after_a_shutdown(
 
     with pytest.raises(TimeoutError):
         list(iterator)
+
+
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="needs a collection"
+)
+@pytest.mark.parametrize("how", ["context", "next", "close", "prefetch"])
+def test_what_a_scope_has_raised_goes_with_its_last_user(
+    executor: AsyncLoopExecutor, how: str
+) -> None:
+    class Gone(Exception):
+        pass
+
+    left = Gate()
+
+    @asynccontextmanager
+    async def session() -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(SOON):
+                yield
+        except TimeoutError:
+            raise Gone from None
+        finally:
+            left.open()
+
+    async def items() -> AsyncIterator[int]:
+        async with session():
+            while True:
+                yield 1
+
+    def use() -> None:
+        if how == "context":
+            with executor.sync_context(session):
+                left.wait()
+            return
+        with executor.sync_iter(items, buffersize=2 if how == "prefetch" else None) as iterator:
+            next(iterator)
+            left.wait()
+            if how != "close":
+                list(iterator)
+
+    def weakly() -> weakref.ref[Gone]:
+        try:
+            use()
+        except Gone as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    gc.collect()
+    gc.disable()
+    try:
+        error = weakly()
+        executor.run(value_of(None))
+        assert error() is None
+    finally:
+        gc.enable()
 
 
 # The end of the loop
