@@ -1,6 +1,8 @@
 """Run async code from synchronous programs, behind the interface of `concurrent.futures`."""
 
+from palitra._calls import CallTimeoutError, DeadlockError
 from palitra._default import (
+    cached_context,
     enter_context,
     gather,
     get_executor,
@@ -13,7 +15,6 @@ from palitra._default import (
     sync_context,
     sync_iter,
 )
-from palitra._calls import CallTimeoutError, DeadlockError
 from palitra._executor import AsyncLoopExecutor
 from palitra._runner import EventLoopThreadRunner
 
@@ -22,6 +23,7 @@ __all__ = [
     "CallTimeoutError",
     "DeadlockError",
     "EventLoopThreadRunner",
+    "cached_context",
     "enter_context",
     "gather",
     "get_executor",

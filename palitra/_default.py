@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
-from palitra._bridges import _functions
+from palitra._bridges import _contexts, _functions
 from palitra._executor import AsyncLoopExecutor
 
 _P = ParamSpec("_P")
@@ -40,9 +40,7 @@ class _Default:
             if ended is self._set:
                 return ended  # it says itself why it takes no call
             _take_out(self._current, ended)
-        return self._current.setdefault(
-            "executor", AsyncLoopExecutor(thread_name_prefix="palitra")
-        )
+        return self._current.setdefault("executor", AsyncLoopExecutor(thread_name_prefix="palitra"))
 
     def set(self, executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None:
         before = self._current.pop("executor", None)
@@ -278,6 +276,26 @@ def enter_context(
     .. versionadded:: 0.2.0
     """
     return _default.get().enter_context(acm)
+
+
+def cached_context(factory: Callable[[], AbstractAsyncContextManager[_T]]) -> Callable[[], _T]:
+    """Make a function that enters an async context manager once, on the default executor.
+
+    Arguments, result and exceptions are those of `AsyncLoopExecutor.cached_context`. The function
+    uses the default executor of the process and the moment that it is called in: a pool that a
+    module makes so is opened in each process that uses it, after a fork and after `shutdown` too.
+
+    >>> import contextlib, palitra
+    >>> @palitra.cached_context
+    ... @contextlib.asynccontextmanager
+    ... async def pool():
+    ...     yield ["a pool"]
+    >>> pool() is pool()
+    True
+
+    .. versionadded:: 0.2.0
+    """
+    return _contexts.cached_context(factory, get_executor)
 
 
 def push_async_callback(

@@ -773,7 +773,10 @@ class AsyncLoopExecutor(Executor):
         """Use an async context manager in a ``with`` statement.
 
         An exception in the body reaches the async context manager as it is, and can be suppressed
-        there. One task enters and leaves it.
+        there. One task enters and leaves it. A cancel scope or a task group in it that ends meanwhile
+        is left at once; the end of the block then shows what ``async with`` does. An exception of
+        the block goes on, with that of the scope as its context, or joins the group that a task
+        group raises. On the loop's own thread, the end of the block requests the leaving.
 
         Args:
             acm: The async context manager, or a callable without arguments that returns one; it is
@@ -806,7 +809,8 @@ class AsyncLoopExecutor(Executor):
         """Enter an async context manager now; leave it at `shutdown`, or when the interpreter ends.
 
         What is entered last is left first. So a connection pool lives as long as the loop. An exit
-        that raises is reported to the loop's exception handler, and the others are still left.
+        that raises is reported to the loop's exception handler, and the others are still left. A
+        context that ends by itself is reported to that handler at once.
 
         Args:
             acm: The async context manager, or a callable without arguments that returns one (a
@@ -835,6 +839,50 @@ class AsyncLoopExecutor(Executor):
         """
         value: _T = _contexts.enter_context(self._service, acm)
         return value
+
+    def cached_context(
+        self, factory: Callable[[], AbstractAsyncContextManager[_T]]
+    ) -> Callable[[], _T]:
+        """Make a function that enters an async context manager once, and returns its value.
+
+        The function calls *factory* on the loop, and enters what that makes, at its first call: in
+        each process, and in each life of the executor, however many threads come first at once.
+        From then on it returns the same value, on the loop's own thread too. The context is left as
+        those of `enter_context` are. One that ends by itself is reported to the loop's exception
+        handler, and the next call enters anew.
+
+        Args:
+            factory: A callable without arguments that returns an async context manager. So this
+                can be used as a decorator of a function made by `contextlib.asynccontextmanager`.
+
+        Returns:
+            A function without arguments, with the name and the docstring of *factory*. It raises
+            what entering raised, and what `run` raises. A first call that fails or is interrupted
+            passes its error on to those who wait with it, and the next call tries again. On the
+            loop's own thread, a first call raises `DeadlockError`.
+
+        Raises:
+            TypeError: *factory* cannot be called, or is an async context manager itself.
+
+        Thread-safe, and so is the function.
+
+        >>> import contextlib, palitra
+        >>> executor = palitra.AsyncLoopExecutor()
+        >>> @executor.cached_context
+        ... @contextlib.asynccontextmanager
+        ... async def pool():
+        ...     print("opened")
+        ...     yield "a pool"
+        ...     print("closed")
+        >>> pool(), pool()
+        opened
+        ('a pool', 'a pool')
+        >>> executor.shutdown()
+        closed
+
+        .. versionadded:: 0.2.0
+        """
+        return _contexts.cached_context(factory, lambda: self)
 
     def push_async_callback(
         self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs

@@ -157,9 +157,7 @@ class OwnLoop:
         self._ident = None  # another thread may get the same
         service.end_here()
 
-    def _close_loop(
-        self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]]
-    ) -> None:
+    def _close_loop(self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]]) -> None:
         """Do what `asyncio.run` does at its end, but wait for no task of *left*."""
         stray = asyncio.all_tasks(loop) - left
         for task in stray:
@@ -304,9 +302,7 @@ class BorrowedLoop:
         )
         service.inbox.hang_bell()
 
-    async def _wait_for_release(
-        self, service: Service, released: asyncio.Future[None]
-    ) -> None:
+    async def _wait_for_release(self, service: Service, released: asyncio.Future[None]) -> None:
         try:
             await released
         except asyncio.CancelledError:

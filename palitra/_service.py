@@ -186,6 +186,11 @@ class Service:
         error.__cause__ = self.cause
         return error
 
+    @property
+    def loop_ends(self) -> bool:
+        """Whether the loop has nothing left to do but its clean-up, and cancels what there is."""
+        return self.done or self.host.failure() is not None
+
     def host_failure(self) -> BaseException | None:
         """Why a call is cancelled that nobody has cancelled: its loop ends."""
         cause = self.host.failure()

@@ -6,10 +6,13 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+_ExcT = TypeVar("_ExcT", bound=BaseException)
 
 _PACKAGE = __name__.rpartition(".")[0]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 def name_of(what: object) -> str:
@@ -39,15 +42,22 @@ def close_if_coroutine(obj: object) -> None:
         obj.close()
 
 
-def user_traceback(exc: BaseException) -> BaseException:
+def user_traceback(exc: _ExcT) -> _ExcT:
     """Return *exc* without the frames at the head of its traceback that are palitra's own.
 
     They tell users nothing, and such a frame would hold the call, which holds the exception.
     """
-    tb = exc.__traceback__
+    tb = traceback_of(exc)
     while tb is not None and _is_ours(tb.tb_frame):
         tb = tb.tb_next
-    return exc.with_traceback(tb)
+    BaseException.with_traceback(exc, tb)
+    return exc
+
+
+def traceback_of(exc: BaseException) -> TracebackType | None:
+    """The traceback of *exc*, whose class may have replaced the attribute by one that raises."""
+    tb: TracebackType | None = _TRACEBACK.__get__(exc)
+    return tb
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -107,9 +107,7 @@ class WorkerThreads:
         self._abandoned = False
         self._left_behind = False
 
-    def submit(
-        self, job: Job, on_failure: Callable[[BaseException], None] | None = None
-    ) -> None:
+    def submit(self, job: Job, on_failure: Callable[[BaseException], None] | None = None) -> None:
         """Have *job* run by a worker thread; RuntimeError where there is none and none can start.
 
         The job stays in the queue then; whoever submitted it sees to it that it does nothing. A

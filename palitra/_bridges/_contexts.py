@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
-from palitra._bridges._owner import Face, Owner, Step, build
+from palitra._bridges._owner import Face, Owner, Raised, Step, build, show_both
+from palitra._calls import DeadlockError, Kind
 from palitra._service import Service
-from palitra._words import close_if_coroutine, name_of
+from palitra._words import close_if_coroutine, name_of, traceback_of, user_traceback
 
+_T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
 
 class _ContextOwner(Owner, Generic[_T_co]):
     """Enters and leaves an async context manager."""
 
-    kind = "context"
+    kind: Kind = "context"
+
+    # Whether nobody's `with` statement shows what becomes of the context.
+    unattended = False
 
     def __init__(self, service: Service, source: Any) -> None:
         super().__init__(service, f"the context {name_of(source)}")
@@ -27,6 +34,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
         self._context_manager: Any = None
 
     async def enter(self) -> _T_co:
+        """As a step: enter."""
         source, self._source = self._source, None
         manager = await build(source, "__aenter__", "an async context manager")
         value: _T_co = await type(manager).__aenter__(manager)
@@ -34,23 +42,34 @@ class _ContextOwner(Owner, Generic[_T_co]):
         return value
 
     async def exit(self, exc: BaseException | None) -> bool:
-        """Leave, with *exc* from the body; True if the context manager suppresses it."""
+        """As a step: leave, with *exc* from the body; True if the context suppresses it."""
         self.over = True
-        if exc is None and self._cancelled_idle:
-            exc = asyncio.CancelledError()
+        return await self._close(exc)
+
+    async def _close(self, body: BaseException | None) -> bool:
         manager, self._context_manager = self._context_manager, None
         if manager is None:
             return False
-        if exc is None:
+        if body is None:
             await type(manager).__aexit__(manager, None, None, None)
-        elif await type(manager).__aexit__(manager, type(exc), exc, exc.__traceback__):
-            return True
-        elif self._cancelled_idle and isinstance(exc, asyncio.CancelledError):
-            raise exc
-        return False
+            return False
+        return bool(await type(manager).__aexit__(manager, type(body), body, traceback_of(body)))
 
-    async def _close(self) -> None:
-        await self.exit(None)
+    async def _cancelled_idle(self, exc: asyncio.CancelledError) -> None:
+        outcome: BaseException | None = None
+        try:
+            if not await self._close(exc):
+                outcome = exc
+        except BaseException as error:
+            outcome = user_traceback(error)
+        # A context whose task is cancelled by the end of the loop has not ended by itself.
+        at_the_end = outcome is exc and (self.service.loop_ends or not self.service.usable)
+        if outcome is not None and not self.unattended and not at_the_end:
+            self.ahead.append(Raised(outcome))
+        self.over = True
+        if self.unattended and not at_the_end:
+            self._report(f"{self.name} has ended by itself, before its executor", outcome)
+        del exc, outcome  # their tracebacks may hold this frame
 
     def refused(self) -> None:
         close_if_coroutine(self._source)
@@ -60,7 +79,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
             self.over = True  # it could not be entered, or has been left
 
     def _too_late(self, step: Step[Any]) -> None:
-        # The shutdown has left the context before its user did.
+        # The context has been left before its user left it: see `_SyncContext.__exit__`.
         step.succeed(False)
 
 
@@ -82,10 +101,19 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool:
-        if not self._owner.started:
-            raise RuntimeError(f"{self._owner.name} has not been entered")
-        leave = functools.partial(self._owner.exit, exc_val)
-        return self._last_step(leave, "leaving a context") or False
+        owner = self._owner
+        if not owner.started:
+            raise RuntimeError(f"{owner.name} has not been entered")
+        if owner.service.on_loop():  # which cannot wait; a finalizer comes here, say
+            owner.service.post(functools.partial(owner.drop, exc_val))
+            return False
+        if exc_val is not None:
+            owner.body = exc_val  # where a shutdown has begun, it is about to leave the context
+        suppressed = self._last_step(functools.partial(owner.exit, exc_val), "leaving a context")
+        if owner.over:
+            owner.body = None
+        show_both(owner.take_unseen(), exc_val)
+        return suppressed or False
 
 
 def sync_context(
@@ -100,7 +128,154 @@ def enter_context(service: Service, source: object) -> Any:
     """Enter now, and leave at the end of the loop."""
     _check_context("enter_context()", source)
     owner: _ContextOwner[Any] = _ContextOwner(service, source)
-    return Step(owner, owner.enter).wait("enter_context()", None)
+    owner.unattended = True
+    try:
+        return Step(owner, owner.enter).wait("enter_context()", None)
+    except BaseException:
+        # Where Ctrl-C came when the context had just been entered, nobody knows of it.
+        service.post(owner.drop)
+        raise
+
+
+def cached_context(factory: Any, get_executor: Callable[[], Any]) -> Callable[[], Any]:
+    """Make a function that enters a context at its first call in each life of an executor."""
+    if hasattr(type(factory), "__aenter__"):  # which may be callable, to serve as a decorator
+        raise TypeError(
+            "cached_context() takes a function that makes an async context manager, not "
+            f"{factory!r}: each process and each life of the executor enters one of its own"
+        )
+    if not callable(factory):
+        close_if_coroutine(factory)
+        raise TypeError(
+            "cached_context() takes a function that makes an async context manager, not "
+            f"{factory!r}"
+        )
+    cache: _Cache[Any] = _Cache(factory, get_executor)
+
+    def cached() -> Any:
+        return cache.get()
+
+    names = ("__module__", "__name__", "__qualname__", "__doc__")
+    functools.update_wrapper(cached, factory, assigned=names, updated=())
+    del cached.__wrapped__  # type: ignore[attr-defined]  # whose annotations would be taken
+    return cached
+
+
+class _Cache(Generic[_T]):
+    """The contexts that a `cached_context` has entered, one for each life of the executor.
+
+    Only the loop changes `lives`, so the first calls of several threads meet there, and Ctrl-C
+    finds nothing half done. Any thread may look into it: the value is there before `entered` is.
+    """
+
+    def __init__(self, factory: Any, get_executor: Callable[[], Any]) -> None:
+        self._factory = factory
+        self._get_executor = get_executor
+        self.lives: dict[asyncio.AbstractEventLoop | None, _CachedOwner[_T]] = {}
+
+    def get(self) -> _T:
+        """Return the value of this life, entering the context if need be."""
+        # On a loop first: where the executor is about to end, `get_executor` may give another.
+        owner = self._entered(asyncio._get_running_loop())
+        if owner is not None:
+            return owner.value
+        service, loop = _life_of(self._get_executor())
+        owner = self._entered(loop)
+        if owner is not None:
+            return owner.value
+        owner = _CachedOwner(service, self._factory, self)
+        what = f"the first call of {name_of(self._factory)}(), which enters a context,"
+        if service.on_loop():
+            raise DeadlockError(
+                f"{what} would wait for its own thread, the event loop's: make the first call "
+                "elsewhere, before the coroutine is run; after that, it can be called here"
+            )
+        return _FirstCall(owner).wait(what, None)
+
+    def _entered(self, loop: asyncio.AbstractEventLoop | None) -> _CachedOwner[_T] | None:
+        owner = self.lives.get(loop)
+        # A child that was forked on the loop's thread, or without Python's hooks, has that loop.
+        if owner is not None and owner.entered and owner.process == os.getpid():
+            return owner
+        return None
+
+
+def _life_of(executor: Any) -> tuple[LoopThread, asyncio.AbstractEventLoop | None]:
+    """Where *executor* makes its calls, and the loop of its present life, if that has begun."""
+    service: Service = executor._service
+    return service, service.host.loop
+
+
+class _CachedOwner(_ContextOwner[_T]):
+    """Owns the context that a `cached_context` has entered in one life of the executor."""
+
+    unattended = True
+
+    def __init__(self, service: Service, factory: Any, cache: _Cache[_T]) -> None:
+        super().__init__(service, factory)
+        self._cache = cache
+        self.process = os.getpid()
+        self.waiting: list[_FirstCall[_T]] = []  # for the first call, which is at work
+        self.entered = False
+        self.value: _T
+
+    def serve(self, call: _FirstCall[_T]) -> bool:
+        """On the loop: answer *call*, or have it answered; False where it is the first of all."""
+        first = self._cache.lives.setdefault(asyncio.get_running_loop(), self)
+        if first is self:
+            return False
+        if first.entered:
+            call.succeed(first.value)
+        else:
+            first.waiting.append(call)
+        return True
+
+    def first_call_ended(self, value: _T | None, error: BaseException | None) -> None:
+        """On the loop: pass on what the first call has."""
+        if error is None:
+            self.value = cast("_T", value)
+            self.entered = True
+        else:
+            self._forget()  # the next call tries again
+            self.drop()
+        waiting, self.waiting = self.waiting, []
+        for other in waiting:
+            if error is None:
+                other.succeed(self.value)
+            else:
+                other.keep(error)
+                other.settle()
+
+    def _forget(self) -> None:
+        if self._cache.lives.get(self._loop) is self:
+            del self._cache.lives[self._loop]
+
+    def _finish(self) -> None:
+        super()._finish()
+        self._forget()  # a context that has ended by itself is entered anew by the next call
+
+
+class _FirstCall(Step[_T]):
+    """A call of a `cached_context` that has found no value."""
+
+    _owner: _CachedOwner[_T]
+
+    def __init__(self, owner: _CachedOwner[_T]) -> None:
+        super().__init__(owner, owner.enter)
+        self._first = False
+
+    def _begin(self) -> None:
+        if not self._owner.serve(self):
+            self._first = True
+            super()._begin()
+
+    def _settle(self, state: str) -> None:
+        if self._first:
+            self._first = False
+            value = None if self._exception is not None else self._result
+            self._owner.first_call_ended(value, self._exception)
+            del value
+        super()._settle(state)
 
 
 def _check_context(what: str, source: object) -> None:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from palitra._bridges._owner import Face, Owner, Step, build
+from palitra._bridges._owner import (
+    Face,
+    Owner,
+    Raised,
+    Step,
+    build,
+    cancellation_requests,
+    show_both,
+)
 from palitra._service import Service
 from palitra._words import close_if_coroutine, name_of, user_traceback
 
 _T_co = TypeVar("_T_co", covariant=True)
 _SendT_contra = TypeVar("_SendT_contra", contravariant=True)
+
+# Whoever closes an iterator wants no more of it.
+_EXPECTED = (StopAsyncIteration, asyncio.CancelledError)
 
 
 class _IterationOwner(Owner):
@@ -27,6 +37,7 @@ class _IterationOwner(Owner):
         self._source = source
         self._iterator: Any = None
         self._anext: Callable[[], Awaitable[Any]] | None = None  # of the iterator, once it is there
+        self._ignoring = False  # a cancellation, and nobody has asked for an item since
 
     @property
     def next(self) -> Callable[[], Awaitable[Any]]:
@@ -43,14 +54,47 @@ class _IterationOwner(Owner):
         await self._begin()
         return await self._iterator.__anext__()
 
-    def _tell_of_cancellation(self, step: Step[Any]) -> None:
-        if step.operation != self.close:
-            self._cancelled_idle = False
-            step.operation = functools.partial(self.throw, asyncio.CancelledError())
+    def _or_ahead(self, operation: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        self._ignoring = False
+        return self._take_ahead if operation is self._anext else operation
+
+    async def _take_ahead(self) -> Any:
+        return self.ahead.popleft()
+
+    async def _cancelled_idle(self, exc: asyncio.CancelledError) -> None:
+        requests = cancellation_requests()
+        over = False
+        try:
+            outcome = await self._throw(exc)
+        except BaseException as error:
+            outcome = Raised(user_traceback(error))
+            over = self._ends_with(error)
+        outcomes = [outcome]
+        ignored = not over and cancellation_requests() >= requests  # no scope has taken it back
+        if ignored and (type(outcome) is Raised or self._ignoring):
+            # The iterator cannot be told, or ignores one cancellation after the other: a scope that
+            # has not been left cancels on every turn of the loop. In an `async for`, the next
+            # `await` would raise the error, and that would be the end.
+            over = True
+            end = Raised(exc)
+            try:
+                await self.close_iterator()
+            except BaseException as error:
+                end = Raised(user_traceback(error))
+            if type(outcome) is Raised:
+                outcomes.clear()
+            outcomes.append(end)
+        self._ignoring = ignored
+        self.ahead.extend(outcomes)
+        if over:
+            self.over = True
+        del exc, outcome, outcomes  # a traceback may hold this frame
 
     def _too_late(self, step: Step[Any]) -> None:
         if step.operation == self.close:
             step.succeed(None)  # it is closed
+        elif self.ahead:
+            step.succeed(self.ahead.popleft())
         else:
             step.fail(self.end())
 
@@ -61,20 +105,31 @@ class _IterationOwner(Owner):
         return StopAsyncIteration()
 
     async def send(self, value: object) -> Any:
+        """As a step. An iterator that has gone on by itself does not wait for *value* any more."""
         await self._begin()
-        return await self._iterator.asend(value)
+        return self.ahead.popleft() if self.ahead else await self._iterator.asend(value)
 
     async def throw(self, exc: BaseException) -> Any:
+        """As a step."""
         await self._begin()
+        self.ahead.clear()
+        return await self._throw(exc)
+
+    async def _throw(self, exc: BaseException) -> Any:
         if hasattr(self._iterator, "athrow"):
             return await self._iterator.athrow(exc)
         raise exc
 
     async def close(self) -> None:
+        """As a step."""
         self.over = True
-        await self._close()
+        await self.close_iterator()
 
-    async def _close(self) -> None:
+    async def _close(self, body: BaseException | None) -> bool:
+        await self.close_iterator()
+        return False
+
+    async def close_iterator(self) -> None:
         # What is no generator may have no such method.
         aclose = getattr(self._iterator, "aclose", None)
         if aclose is not None:
@@ -86,14 +141,22 @@ class _IterationOwner(Owner):
                     raise
 
     def failed(self, exc: BaseException) -> None:
+        if self._ends_with(exc):
+            self.over = True
+
+    def _ends_with(self, exc: BaseException) -> bool:
+        """Whether nothing can come after *exc*."""
         # A generator without a frame has ended; an iterator that is none may go on.
         generator = hasattr(self._iterator, "athrow")
-        if (
-            isinstance(exc, StopAsyncIteration)
+        return (
+            issubclass(type(exc), StopAsyncIteration)
             or (generator and getattr(self._iterator, "ag_frame", None) is None)
             or self._iterator is None  # it could not be made
-        ):
-            self.over = True
+        )
+
+    def take_unseen(self) -> BaseException | None:
+        error = super().take_unseen()
+        return None if issubclass(type(error), _EXPECTED) else error
 
 
 class SyncIterator(Face, Iterator[_T_co]):
@@ -110,42 +173,74 @@ class SyncIterator(Face, Iterator[_T_co]):
     def __next__(self) -> _T_co:
         """Return the next item.
 
+        Where a cancel scope or a task group in the async iterator has ended since the last item,
+        this shows what came of that: the item after it, or the error.
+
         Raises:
-            StopIteration: There is none.
+            StopIteration: There is none; with the value that the async iterator ended with.
             BaseException: What the async iterator raised.
             DeadlockError: The caller is on the loop's own thread.
             RuntimeError: The executor is shut down, or another thread is using the iterator.
         """
-        self._check_open()
-        return self._item(self._owner.next, "next()")
+        owner = self._owner
+        return self._rest() if owner.over else self._item(owner.next, "next()")
 
-    def _check_open(self) -> None:
-        if self._owner.over:
-            end = self._owner.end()
-            raise StopIteration if isinstance(end, StopAsyncIteration) else end
+    def _rest(self) -> _T_co:
+        """What is left after the end."""
+        owner = self._owner
+        try:
+            kept = owner.ahead.popleft()
+        except IndexError:
+            pass
+        else:
+            return self._given(kept)
+        end = owner.end()
+        raise StopIteration if isinstance(end, StopAsyncIteration) else end
 
     def _item(self, operation: Callable[[], Awaitable[Any]], what: str) -> _T_co:
         try:
-            item: _T_co = self._step(operation, what)
-        except StopAsyncIteration:
-            pass
-        else:
-            return item
-        raise StopIteration
+            item = self._step(operation, what)
+        except StopAsyncIteration as stop:
+            item = Raised(stop)
+        return self._given(item) if type(item) is Raised else item
+
+    def _given(self, item: Any) -> _T_co:
+        """Return *item*, or raise it."""
+        if type(item) is not Raised:
+            given: _T_co = item
+            return given
+        error = item.take()
+        try:
+            if issubclass(type(error), StopAsyncIteration):
+                raise StopIteration(*error.args[:1])
+            raise error
+        finally:
+            del error  # a raised error holds this frame
 
     def close(self) -> None:
         """Close the async iterator and wait for its clean-up; again does no harm.
 
+        On the loop's own thread, which cannot wait, it is closed as soon as possible; what its
+        clean-up raises goes to the loop's exception handler there. An iterator that waits for an
+        item in another thread then is cancelled first.
+
         Raises:
-            BaseException: What the clean-up raised.
-            DeadlockError: The caller is on the loop's own thread.
+            BaseException: What the clean-up raised, or the error by which the async iterator has
+                ended since the last item.
             RuntimeError: Another thread is using the iterator.
         """
+        show_both(self._close(), None)
+
+    def _close(self) -> BaseException | None:
         owner = self._owner
         if not owner.started:
             owner.over = True
+        elif owner.service.on_loop():
+            owner.service.post(owner.drop)
         else:
             self._last_step(owner.close, "close()")
+            return owner.take_unseen()
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +251,7 @@ class SyncIterator(Face, Iterator[_T_co]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self.close()
+        show_both(self._close(), exc_val)
 
 
 class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
@@ -167,17 +262,21 @@ class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
 
     def send(self, value: _SendT_contra, /) -> _T_co:
         """Resume the async generator with *value*; return or raise as `next` does."""
-        self._check_open()
-        return self._item(functools.partial(self._owner.send, value), "send()")
+        owner = self._owner
+        if owner.over:
+            return self._rest()
+        return self._item(functools.partial(owner.send, value), "send()")
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> _T_co:
         """Raise an exception inside the async generator; return the next item or raise."""
+        owner = self._owner
         exc = typ if isinstance(typ, BaseException) else _instance(typ, val)
         if tb is not None:
-            exc = exc.with_traceback(tb)
-        if self._owner.over:
-            raise exc
-        return self._item(functools.partial(self._owner.throw, exc), "throw()")
+            exc = BaseException.with_traceback(exc, tb)
+        if owner.over:
+            error = owner.take_unseen()
+            raise exc if error is None else error
+        return self._item(functools.partial(owner.throw, exc), "throw()")
 
     close = SyncIterator.close
 
@@ -193,23 +292,22 @@ def _instance(typ: Any, val: Any) -> BaseException:
 class _PrefetchOwner(_IterationOwner):
     """Drives an async iterator ahead of its user, up to a number of items.
 
-    The loop fills the buffer and the user empties it, without crossing over. An owner that finds it
-    full sets `paused` and then looks at the buffer once more; a user takes an item and then looks
-    at `paused`. So one of the two sees that there is room. A user who finds the buffer empty takes
-    a step.
+    The loop fills `ahead` and the user empties it, without crossing over. An owner that finds it
+    full sets `paused` and then looks at it once more; a user takes an item and then looks at
+    `paused`. So one of the two sees that there is room. A user who finds nothing takes a step.
     """
 
     def __init__(self, service: Service, source: Any, size: int) -> None:
         super().__init__(service, source)
         self._size = size
-        self._fetching = False
-        self.buffer: deque[Any] = deque()
+        self._fetching = False  # with no step waiting for it
+        self._ended_by_closing = False
         self.paused = False
 
     @property
     def has_room(self) -> bool:
         """Whether it is worth waking the owner."""
-        return len(self.buffer) <= self._size // 2
+        return len(self.ahead) <= self._size // 2
 
     def resume(self) -> None:
         """On the loop: go on."""
@@ -217,73 +315,66 @@ class _PrefetchOwner(_IterationOwner):
         self._wake()
 
     async def _rest(self) -> None:
-        if len(self.buffer) < self._size:
+        if len(self.ahead) < self._size:
+            self._fetching = True
+            self._ignoring = False
             await self._fetch()
+            self._fetching = False
+            self._uninterrupt()
             return
         self.paused = True
-        if not self.has_room:
-            await super()._rest()
-        self.paused = False
+        try:
+            if not self.has_room:
+                await super()._rest()
+        finally:
+            self.paused = False
 
     async def _fetch(self) -> None:
-        """Put the next item, or the error that ends the iteration, into the buffer."""
-        self._fetching = True
+        """Put the next item, or the error that ends the iteration, where the user takes it."""
         error: BaseException | None = None
         try:
-            if self._cancelled_idle:
-                self._cancelled_idle = False
-                item = await self.throw(asyncio.CancelledError())
-            else:
-                item = await self.next()
+            item = await self.next()
         except BaseException as exc:
             error = user_traceback(exc)
-            item = _Error(exc)
-        self._fetching = False
-        if not self._closing:
-            self.buffer.append(item)
+            item = Raised(error)
+        if not (self._fetching and self._closing):
+            self.ahead.append(item)
+        elif error is not None and not issubclass(type(error), _EXPECTED):
+            self._closing_failed(error)
         if error is not None:
             self.failed(error)
+            if self._fetching and issubclass(type(error), asyncio.CancelledError):
+                self._closing = True  # whoever has cancelled the task wants it to end
         del item, error  # a traceback may hold this frame
 
     async def take_item(self) -> Any:
         """As a step: the next item, once it is there."""
-        while not self.buffer:
+        while not self.ahead:
             if self.over:
                 raise self.end()
             await self._fetch()
-        return self.buffer.popleft()
+        return self.ahead.popleft()
 
     def take(self, step: Step[Any]) -> None:
         if step.operation == self.close:
-            self._interrupt()
+            self._end_fetching()
         super().take(step)
 
-    def _tell_of_cancellation(self, step: Step[Any]) -> None:
-        pass  # `_fetch` tells the iterator of a cancellation, after what is in the buffer
-
-    def drop(self) -> None:
-        super().drop()
+    def drop(self, exc: BaseException | None = None) -> None:
+        super().drop(exc)
         if self._closing:
-            self._interrupt()
+            self._end_fetching()
 
-    def _interrupt(self) -> None:
+    def _end_fetching(self) -> None:
         """End the waiting for an item that nobody wants any more."""
-        if self._fetching and self._task is not None:
-            self._fetching = False  # not again: it may be at its clean-up by then
-            self._task.cancel()
+        if self._fetching:
+            self._ended_by_closing = True
+            self._interrupt(self._closing_message)
 
-    def _too_late(self, step: Step[Any]) -> None:
-        if self.buffer and step.operation != self.close:
-            step.succeed(self.buffer.popleft())
-        else:
-            super()._too_late(step)
-
-
-class _Error:
-    """An error that waits in a buffer for its turn."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+    def take_unseen(self) -> BaseException | None:
+        # What was fetched ahead goes unseen, but for an error of the clean-up.
+        error = super().take_unseen()
+        return error if self._ended_by_closing else None
 
 
 class _PrefetchIterator(SyncIterator[_T_co]):
@@ -293,29 +384,15 @@ class _PrefetchIterator(SyncIterator[_T_co]):
 
     def __next__(self) -> _T_co:
         owner = self._owner
-        over = owner.over  # before the look into the buffer, which is filled first
+        over = owner.over  # before the look at what is ahead, which is filled first
         try:
-            item = owner.buffer.popleft()
+            item = owner.ahead.popleft()
         except IndexError:
-            if over:
-                self._check_open()
-            item = self._item(owner.take_item, "next()")
+            return self._rest() if over else self._item(owner.take_item, "next()")
         if owner.paused and owner.has_room:
             owner.paused = False
             owner.service.post(owner.resume)
-        if type(item) is _Error:
-            try:
-                if isinstance(item.error, StopAsyncIteration):
-                    raise StopIteration
-                raise item.error
-            finally:
-                del item
-        fetched: _T_co = item
-        return fetched
-
-    def close(self) -> None:
-        super().close()
-        self._owner.buffer.clear()
+        return self._given(item) if type(item) is Raised else item
 
 
 def sync_iter(

@@ -5,14 +5,21 @@ task (cancel scopes, task groups, `ContextVar.reset`) finds the same task each t
 item, the entry, the exit) is a blocking call whose work the owner task does.
 
 Who closes what: from its first step on, an unfinished object stands among the service's
-`contexts`. It is closed by its user, or when the last reference to its synchronous face goes, or by
-`shutdown`, whichever comes first.
+`contexts`. The object is closed by its user, or when the last reference to its synchronous face goes,
+or by `shutdown`, whichever comes first.
+
+A cancel scope or a task group inside the object cancels the owner task when it ends, and asyncio
+delivers that to an idle task too. The owner then throws the very `CancelledError` that came into
+the object, at once: anyio cancels again on every turn of the loop until its scope has been left,
+and a scope swallows only a cancellation that it knows as its own. What comes of it waits in `ahead`
+for the next step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import inspect
 from collections import deque
@@ -23,7 +30,7 @@ from typing import Any, TypeVar
 
 from palitra._calls import BlockingCall, Kind
 from palitra._service import Service
-from palitra._words import name_of, user_traceback
+from palitra._words import name_of, traceback_of, user_traceback
 
 _T = TypeVar("_T")
 
@@ -42,13 +49,15 @@ class Step(BlockingCall[_T]):
         return self._owner.name
 
     def start(self) -> None:
-        if not self._take_claim():
-            return
-        self._state = RUNNING
-        try:
-            self._owner.take(self)
-        except BaseException as exc:
-            self.fail(exc)
+        if self._take_claim():
+            self._state = RUNNING
+            try:
+                self._begin()
+            except BaseException as exc:
+                self.fail(exc)
+
+    def _begin(self) -> None:
+        self._owner.take(self)
 
     def succeed(self, result: _T) -> None:
         """On the loop: settle with *result*."""
@@ -58,7 +67,7 @@ class Step(BlockingCall[_T]):
             self._settle(FINISHED)
 
     def keep(self, error: BaseException) -> None:
-        """On the loop: have `settle` settle with *error*."""
+        """On the loop: store what `settle` is to settle with."""
         self._exception = user_traceback(error)
 
     def settle(self) -> None:
@@ -78,6 +87,19 @@ class Step(BlockingCall[_T]):
             self._owner.refused()
 
 
+class Raised:
+    """An exception that waits for its turn, where a value might wait."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def take(self) -> BaseException:
+        """Give the exception away: the frames that it is raised through may hold this object."""
+        error = self.error
+        del self.error
+        return error
+
+
 class Owner:
     """The task that owns a bridged object, and the steps it is to take. All on the loop."""
 
@@ -87,18 +109,26 @@ class Owner:
         self.service = service
         self.name = name
         self.over = False  # nothing more can be done with the object
+        # What the object gave before a step asked for it: values, and `Raised` at the end. Filled
+        # before `over` is set. The face may take from it when `over` is set, and the loop before.
+        self.ahead: deque[Any] = deque()
         self.context = contextvars.copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._exit: Callable[..., Awaitable[bool]] | None = (
+            None  # while it stands in the service's `contexts`
+        )
         self._steps: deque[Step[Any]] = deque()
         self._current: Step[Any] | None = None
-        self._step_cancelled = False
+        # Whether what the task does now has been cancelled from here: that is done once, and taken
+        # back when what was cancelled has ended.
+        self._interrupted = False
         self._idle: asyncio.Future[None] | None = None  # while the task waits for a step
-        # A cancel scope inside the object ended while the object was idle; the object is told
-        # with its next step, as an `await` of its user's would have told it.
-        self._cancelled_idle = False
         self._closing = False
-        self._cut_short = False  # closed by a shutdown
+        self.body: BaseException | None = None  # the exception that a closing tells the object
+        self._cut_short = False  # closed by a shutdown, which gets the two outcomes of the closing:
+        self._suppressed = False
+        self._close_error: BaseException | None = None
 
     def take(self, step: Step[Any]) -> None:
         """Have the task do *step*."""
@@ -106,7 +136,8 @@ class Owner:
             self._too_late(step)
         elif self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self.service.add_exit(self.leave)
+            self._exit = self._make_exit()
+            self.service.add_exit(self._exit)
             self._steps.append(step)
             work = self._work()
             try:
@@ -127,6 +158,13 @@ class Owner:
             self._steps.append(step)
             self._wake()
 
+    def _make_exit(self) -> Callable[..., Awaitable[bool]]:
+        async def leave(exc: BaseException | None = None) -> bool:
+            return await self.leave(exc)
+
+        leave.__qualname__ = f"the closing of {self.name}"  # the subject where it fails
+        return leave
+
     def _wake(self) -> None:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
@@ -137,64 +175,81 @@ class Owner:
         return self._loop is not None
 
     async def _work(self) -> None:
-        while self._steps or not self.over:
-            if self._steps:
+        while not self.over:
+            if self._closing or self.service.loop_ends:  # at its end, asyncio cancels only once
+                await self._close_unasked()
+            elif self._steps:
                 step = self._steps.popleft()
                 if step.settled:  # cancelled meanwhile
                     del step
                     continue
                 self._current = step
-                if self._cancelled_idle:
-                    self._tell_of_cancellation(step)
+                operation = self._or_ahead(step.operation) if self.ahead else step.operation
                 try:
-                    result = await step.operation()
+                    result = await operation()
                 except BaseException as exc:
                     step.keep(exc)
                     self.failed(exc)
-                    step.settle()
+                    step_failed = True
                 else:
+                    step_failed = False
                     step.succeed(result)
                     del result
+                if step_failed:  # not in the clause above: it would hold the error
+                    step.settle()
                 self._current = None
-                if self._step_cancelled:
-                    self._step_cancelled = False
-                    _uncancel()
-                del step  # it holds what its caller is to free
-            elif self._closing:
-                self.over = True
-                try:
-                    await self._close()
-                except asyncio.CancelledError:
-                    pass  # by the end of the loop
-                except BaseException as exc:
-                    asyncio.get_running_loop().call_exception_handler(
-                        {
-                            "message": f"closing {self.name} failed",
-                            "exception": user_traceback(exc),
-                        }
-                    )
+                self._uninterrupt()
+                del step, operation  # they hold what their caller is to free
             else:
-                await self._rest()
+                try:
+                    await self._rest()
+                except asyncio.CancelledError as exc:
+                    # In here, as `async with` does it: the object may look at `sys.exception()`.
+                    await self._cancelled_idle(user_traceback(exc))
         self._finish()
+        if self._closing and not self._cut_short:
+            self._report_unseen()
 
-    def _tell_of_cancellation(self, step: Step[Any]) -> None:
-        """Before *step* is taken: the object was cancelled while it was idle."""
+    def _or_ahead(self, operation: Callable[[], Awaitable[_T]]) -> Callable[[], Awaitable[_T]]:
+        """What a step does while something is in `ahead`."""
+        return operation
 
     async def _rest(self) -> None:
         """Wait for the next step."""
         self._idle = asyncio.get_running_loop().create_future()
         try:
             await self._idle
-        except asyncio.CancelledError:
-            self._cancelled_idle = True
-            if self.service.done:
-                self._closing = True  # the end of the loop cancels what is left
         finally:
             self._idle = None
 
+    async def _cancelled_idle(self, exc: asyncio.CancelledError) -> None:
+        """Throw *exc* into the object, and keep what comes of it. Raises nothing."""
+        raise NotImplementedError
+
+    async def _close_unasked(self) -> None:
+        body, self.body = self.body, None
+        try:
+            self._suppressed = await self._close(body)
+        except asyncio.CancelledError:
+            pass  # by the end of the loop
+        except BaseException as exc:
+            if exc is not body:
+                self._closing_failed(user_traceback(exc))
+        finally:
+            self.over = True  # not before: who comes now waits for the end
+            del body
+
+    def _closing_failed(self, error: BaseException) -> None:
+        if self._cut_short:
+            self._close_error = error
+        else:
+            self._report(f"closing {self.name} failed", error)
+
     def _finish(self) -> None:
         self.over = True
-        self.service.contexts.pop(self.leave, None)
+        if self._exit is not None:
+            self.service.contexts.pop(self._exit, None)
+            self._exit = None
         while self._steps:
             self._too_late(self._steps.popleft())
 
@@ -208,10 +263,23 @@ class Owner:
     def cancel(self, step: Step[Any]) -> None:
         """Cancel *step*, begun or not."""
         if step is self._current and self._task is not None:
-            self._step_cancelled = True
-            self._task.cancel()
+            self._interrupt(None)
         else:
             step.fail(asyncio.CancelledError())
+
+    def _interrupt(self, message: str | None) -> None:
+        """Cancel what the task does, unless that has been cancelled before."""
+        if self._task is not None and not self._interrupted:
+            self._interrupted = True
+            self._task.cancel(message)
+
+    def _uninterrupt(self) -> None:
+        """Take the cancellation back: what it was meant for has ended."""
+        if self._interrupted:
+            self._interrupted = False
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
 
     def refused(self) -> None:
         """A step will not be taken, and was not begun."""
@@ -219,28 +287,109 @@ class Owner:
     def failed(self, exc: BaseException) -> None:
         """A step has raised *exc*."""
 
-    async def _close(self) -> None:
-        """Close the object, nobody waiting."""
+    async def _close(self, body: BaseException | None) -> bool:
+        """Close the object, nobody waiting; True if it suppresses *body*."""
         raise NotImplementedError
 
-    async def leave(self) -> None:
-        """At shutdown: close the object and wait for that."""
-        self._cut_short = not self.over
-        self.drop()
-        if self._task is not None:
-            await asyncio.wait([self._task])
+    async def leave(self, exc: BaseException | None = None) -> bool:
+        """At shutdown: close the object, with *exc* from the body of the executor's `with`.
 
-    def drop(self) -> None:
-        """Close the object: nobody uses it any more."""
-        if not self.over and self._loop is asyncio.get_running_loop():
+        Returns True if the object suppresses *exc*; raises what the closing raises.
+        """
+        self._cut_short = not (self.over or self._closing)
+        self.drop(exc)
+        try:
+            if self._task is not None:
+                await asyncio.wait([self._task])
+            if self._close_error is not None:
+                raise self._close_error
+            return self._suppressed and self._cut_short
+        finally:
+            self._close_error = None
+            del exc
+
+    def drop(self, exc: BaseException | None = None) -> None:
+        """Close the object, with *exc*, and what it waits for: nobody uses it any more."""
+        if self._loop is None or self._loop is not asyncio._get_running_loop():
+            return
+        if self.over:
+            if not self._cut_short:
+                self._report_unseen()
+            return
+        if not self._closing:
             self._closing = True
-            self._wake()
+            self.body = exc if self.body is None else self.body
+        if self._current is not None:
+            self._interrupt(self._closing_message)
+        self._wake()
+
+    @property
+    def _closing_message(self) -> str:
+        return f"{self.name} is being closed"
+
+    def take_unseen(self) -> BaseException | None:
+        """Empty `ahead`, and return an error in it that its user is to see nevertheless."""
+        unseen = None
+        with contextlib.suppress(IndexError):
+            while True:
+                last = self.ahead.popleft()
+                unseen = last.error if type(last) is Raised else None
+        return unseen
+
+    def _report_unseen(self) -> None:
+        error = self.take_unseen()
+        if error is not None and not issubclass(type(error), asyncio.CancelledError):
+            self._report(f"{self.name} failed while nobody used it", error)
+
+    def _report(self, message: str, exc: BaseException | None) -> None:
+        context: dict[str, Any] = {"message": message}
+        if exc is not None:
+            context["exception"] = exc
+        asyncio.get_running_loop().call_exception_handler(context)
 
 
-def _uncancel() -> None:
+def show_both(outcome: BaseException | None, body: BaseException | None) -> None:
+    """Raise what `async with` shows of an object that ended by itself while its body ran on.
+
+    Where the body has no exception, that is *outcome*. An exception of the body joins the group
+    that a task group raises; otherwise this returns, so that the exception of the body goes on,
+    with *outcome* as what had gone wrong before.
+    """
+    joined: BaseExceptionGroup[BaseException] | None = None
+    try:
+        if outcome is None:
+            return
+        if body is None:
+            raise outcome
+        if isinstance(outcome, BaseExceptionGroup) and not isinstance(
+            body, KeyboardInterrupt | SystemExit
+        ):
+            joined = outcome.derive([*outcome.exceptions, body])
+            raise joined.with_traceback(traceback_of(outcome)) from None
+        _chain(body, outcome)
+    finally:
+        del outcome, body, joined  # a raised error holds this frame
+
+
+def _chain(error: BaseException, earlier: BaseException) -> None:
+    """Put *earlier* at the far end of what *error* has as context, unless they share some of it."""
+    seen: set[int] = set()
+    link: BaseException | None = earlier
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link = link.__context__
+    while id(error) not in seen:
+        seen.add(id(error))
+        if error.__context__ is None:
+            error.__context__ = earlier
+            return
+        error = error.__context__
+
+
+def cancellation_requests() -> int:
+    """How many cancellations of the current task nobody has taken back."""
     task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
+    return 0 if task is None else task.cancelling()
 
 
 class Face:
@@ -282,7 +431,7 @@ class Face:
 
     def __del__(self) -> None:
         owner = self.__dict__.get("_owner")
-        if owner is not None and owner.started and not owner.over:
+        if owner is not None and owner.started and (owner.ahead or not owner.over):
             owner.service.post(owner.drop)
 
 

@@ -1,3 +1,5 @@
+from palitra._loop import DeadlockError
+
 from palitra._default import (
     enter_context,
     gather,
@@ -11,7 +13,6 @@ from palitra._default import (
     sync_iter,
 )
 from palitra._executor import AsyncLoopExecutor
-from palitra._loop import DeadlockError
 from palitra._runner import EventLoopThreadRunner
 
 __all__ = [

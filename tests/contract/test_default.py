@@ -40,6 +40,7 @@ def test_the_public_names_are_these() -> None:
         "CallTimeoutError",
         "DeadlockError",
         "EventLoopThreadRunner",
+        "cached_context",
         "enter_context",
         "gather",
         "get_executor",

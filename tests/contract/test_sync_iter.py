@@ -12,7 +12,7 @@ import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -209,6 +209,115 @@ def test_any_exception_is_delivered(executor: AsyncLoopExecutor, kind: type[Base
     with pytest.raises(expected):
         next(executor.sync_iter(Fails(1)))
     assert executor.run(value_of(7)) == 7
+
+
+class NoErrors(Exception):
+    """A collection of errors, which is empty."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class No(Exception):
+    def __bool__(self) -> bool:
+        return False
+
+
+class Vague(Exception):
+    def __bool__(self) -> bool:
+        raise ZeroDivisionError("neither true nor false")
+
+
+class Silent(Exception):
+    def __repr__(self) -> str:
+        raise ZeroDivisionError("no repr")
+
+    __str__ = __repr__
+
+
+class Stubborn(Exception):
+    def with_traceback(self, tb: Any, /) -> Self:
+        raise ZeroDivisionError("no traceback")
+
+
+class Secretive(Exception):
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]
+        raise ZeroDivisionError("no traceback")
+
+
+HOSTILE = [NoErrors, No, Vague, Silent, Stubborn, Secretive]
+
+
+@both
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_exception_that_misbehaves_is_delivered_all_the_same(
+    executor: AsyncLoopExecutor, buffersize: int | None, kind: type[Exception]
+) -> None:
+    error = kind("of the iterator")
+    iterator = executor.sync_iter(Counter(2, error), buffersize=buffersize)
+    items: list[int] = []
+    caught: BaseException | None = None
+    try:
+        items.extend(iterator)
+    except kind as exc:
+        caught = exc
+
+    assert items == [0, 1]
+    assert caught is error
+    assert list(iterator) == []
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_misbehaving_exception_of_the_closing_is_raised(
+    executor: AsyncLoopExecutor, kind: type[Exception]
+) -> None:
+    async def fails_to_close() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise kind("on closing")
+
+    iterator = executor.sync_iter(fails_to_close)
+    next(iterator)
+    raised = False
+    try:
+        iterator.close()
+    except kind:
+        raised = True
+    assert raised
+
+
+# The value that a generator ends with
+
+
+class Returns(Iterates):
+    """An async iterator that ends with a value, as no async generator can so far."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(2)
+        self.args = args
+
+    async def __anext__(self) -> int:
+        for number in self.numbers:
+            return number
+        raise StopAsyncIteration(*self.args)
+
+
+@both
+@pytest.mark.parametrize("args", [(), (7,), (None,), ((1, 2),), (7, 8)])
+def test_the_value_of_the_end_travels(
+    executor: AsyncLoopExecutor, buffersize: int | None, args: tuple[Any, ...]
+) -> None:
+    def delegates() -> Generator[int, None, Any]:
+        value = yield from executor.sync_iter(Returns(*args), buffersize=buffersize)
+        return value
+
+    generator = delegates()
+    assert [next(generator), next(generator)] == [0, 1]
+    with pytest.raises(StopIteration) as stop:
+        next(generator)
+    assert stop.value.value == (args[0] if args else None)
 
 
 # Leaving early
@@ -728,20 +837,65 @@ def test_a_task_factory_that_fails_fails_the_first_item(
     executor.get_loop().set_task_factory(None)
 
 
-def test_closing_ends_a_producer_that_waits_for_an_item(executor: AsyncLoopExecutor) -> None:
+@pytest.mark.parametrize("how", ["close", "drop", "shutdown"])
+def test_closing_ends_a_producer_that_waits_for_an_item_and_says_why(
+    executor: AsyncLoopExecutor, how: str
+) -> None:
+    held = Held()
+    held.cleanup.open()
+    seen: list[str] = []
+
+    async def waits() -> AsyncIterator[int]:
+        yield 1
+        try:
+            await held.coroutine()
+        except asyncio.CancelledError as error:
+            seen.append(str(error))
+            raise
+        yield 2
+
+    numbers = executor.sync_iter(waits, buffersize=2)
+    assert next(numbers) == 1
+    held.started.wait()
+    if how == "close":
+        numbers.close()
+    elif how == "drop":
+        del numbers
+        gc.collect()
+    executor.shutdown()
+
+    assert held.ended.is_open
+    assert len(seen) == 1
+    assert "waits" in seen[0]
+    assert seen[0].endswith("is being closed")
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "shutdown"])
+def test_an_error_of_a_producer_that_is_closed_while_it_waits_is_not_lost(
+    executor: AsyncLoopExecutor, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
     held = Held()
     held.cleanup.open()
 
     async def waits() -> AsyncIterator[int]:
         yield 1
-        await held.coroutine()
-        yield 2
+        try:
+            await held.coroutine()
+        finally:
+            raise ValueError("of the clean-up")
 
-    with executor.sync_iter(waits, buffersize=2) as numbers:
-        assert next(numbers) == 1
-        held.started.wait()
+    numbers = executor.sync_iter(waits, buffersize=2)
+    assert next(numbers) == 1
+    held.started.wait()
+    if how == "close":
+        with pytest.raises(ValueError, match="of the clean-up"):
+            numbers.close()
+    elif how == "drop":
+        del numbers
+        gc.collect()
+    executor.shutdown()
 
-    assert held.ended.is_open
+    assert caplog.text.count("ValueError: of the clean-up") == (how != "close")
 
 
 # Threads, deadlocks, limits, interrupts
@@ -790,18 +944,93 @@ def test_asking_on_the_loops_thread_is_a_deadlock(executor: AsyncLoopExecutor) -
     assert list(iterator) == [0, 1, 2]
 
 
-def test_closing_on_the_loops_thread_is_a_deadlock(executor: AsyncLoopExecutor) -> None:
-    counter = Counter(3)
-    iterator = executor.sync_iter(counter)
+@both
+def test_closing_on_the_loops_thread_asks_for_the_closing(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    counter = Counter()
+    iterator = executor.sync_iter(counter, buffersize=buffersize)
     assert next(iterator) == 0
 
     async def closes_it() -> None:
         iterator.close()
+        assert not counter.closed.is_open
 
-    with pytest.raises(DeadlockError):
-        executor.run(closes_it())
+    executor.run(closes_it())
+    counter.closed.wait()
     iterator.close()
-    assert counter.closed.is_open
+    assert len(set(counter.tasks)) == 1
+
+
+@both
+def test_leaving_the_block_on_the_loops_thread_asks_for_the_closing(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    counter = Counter()
+    iterator = executor.sync_iter(counter, buffersize=buffersize)
+    assert next(iterator) == 0
+
+    async def leaves() -> None:
+        with pytest.raises(ValueError, match="of the body"), iterator:
+            raise ValueError("of the body")
+
+    executor.run(leaves())
+    counter.closed.wait()
+    with suppress(StopIteration):
+        for _ in range(5):
+            next(iterator)
+
+
+@both
+def test_a_generator_that_holds_it_may_be_collected_on_the_loops_thread(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    """What a finalizer raises would be an unraisable exception, which fails the test."""
+    counter = Counter()
+
+    def wraps() -> Iterator[int]:
+        with executor.sync_iter(counter, buffersize=buffersize) as numbers:
+            yield from numbers
+
+    holder = [wraps()]
+    assert next(holder[0]) == 0
+
+    async def drops() -> None:
+        holder.clear()
+        gc.collect()
+
+    executor.run(drops())
+    counter.closed.wait()
+
+
+@both
+def test_closing_on_the_loops_thread_ends_a_wait_in_another(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    held = Held()
+    held.cleanup.open()
+    seen: list[Any] = []
+
+    async def waits() -> AsyncIterator[int]:
+        try:
+            yield await held.coroutine()
+        except asyncio.CancelledError as error:
+            seen.append(str(error))
+            raise
+
+    iterator = executor.sync_iter(waits, buffersize=buffersize)
+
+    async def closes_it() -> None:
+        iterator.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, iterator)
+        held.started.wait()
+        executor.run(closes_it())
+        assert isinstance(waiting.exception(PATIENCE), asyncio.CancelledError)
+    assert "is being closed" in seen[0]
+    with pytest.raises(StopIteration):
+        next(iterator)
 
 
 def test_it_is_not_counted_by_max_workers(loop_flavour: dict[str, Any]) -> None:

@@ -3,9 +3,8 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Self, overload
 
-from typing_extensions import TypeVar
-
 from palitra._loop import LoopThread
+from typing_extensions import TypeVar
 
 _T_co = TypeVar("_T_co", covariant=True)
 _SendT_contra = TypeVar("_SendT_contra", contravariant=True)
