@@ -200,7 +200,7 @@ class _Cache(Generic[_T]):
         return None
 
 
-def _life_of(executor: Any) -> tuple[LoopThread, asyncio.AbstractEventLoop | None]:
+def _life_of(executor: Any) -> tuple[Service, asyncio.AbstractEventLoop | None]:
     """Where *executor* makes its calls, and the loop of its present life, if that has begun."""
     service: Service = executor._service
     return service, service.host.loop
