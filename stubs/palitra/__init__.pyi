@@ -12,7 +12,11 @@ from palitra._default import (
 )
 from palitra._executor import AsyncLoopExecutor
 from palitra._loop import DeadlockError
-from palitra._runner import EventLoopThreadRunner
+from palitra._runner import (
+    EventLoopThreadRunner,
+    is_runner_alive,
+    shutdown_global_runner,
+)
 
 __all__ = [
     "AsyncLoopExecutor",
@@ -22,9 +26,11 @@ __all__ = [
     "gather",
     "get_executor",
     "get_loop",
+    "is_runner_alive",
     "push_async_callback",
     "run",
     "shutdown",
+    "shutdown_global_runner",
     "sync",
     "sync_context",
     "sync_iter",
