@@ -422,7 +422,7 @@ def test_the_exit_cancels_tasks_and_says_nothing(python: Python) -> None:
             try:
                 await asyncio.Event().wait()
             finally:
-                print("cleaned up")
+                print("cleaned up\\n", end="")
 
         async def start():
             kept.append(asyncio.create_task(background()))
