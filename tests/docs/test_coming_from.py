@@ -9,7 +9,9 @@ from test_promises import names_in
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "howto" / "coming-from-0.1.md").read_text(encoding="utf-8")
 LINES = re.findall(
-    r"^- (.+?)(?=^- |^\n)", PAGE.partition("## What is as it was")[2], flags=re.MULTILINE | re.DOTALL
+    r"^- (.+?)(?=^- |^\n)",
+    PAGE.partition("## What is as it was")[2],
+    flags=re.MULTILINE | re.DOTALL,
 )
 
 
