@@ -121,3 +121,22 @@ def test_the_source_archive_has_what_its_tests_read() -> None:
 
     assert [path for path in included if not (ROOT / path).exists()] == []
     assert {".github", ".pre-commit-config.yaml", "SECURITY.md", "docs", "tests"} <= {*included}
+
+
+def test_the_contributors_commands_name_tests_and_environments_that_exist() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    chosen = re.findall(r"^\$ .*?(tests/[\w/]+\.py)(?: -k (\w+))?$", page, flags=re.MULTILINE)
+    environments = set(re.findall(r"tox run -e ([\w.-]+)", page))
+
+    assert len(chosen) >= 3
+    for path, word in chosen:
+        assert re.search(rf"def test_\w*{word}", (ROOT / path).read_text(encoding="utf-8"))
+    assert environments <= {*PROJECT["tool"]["tox"]["env_list"]}
+
+
+def test_the_contributors_page_names_rooms_that_exist() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    rooms = re.findall(r"^\| `(\w+(?:\.py|/))` \|", page, flags=re.MULTILINE)
+
+    assert len(rooms) >= 8
+    assert [room for room in rooms if not (ROOT / "palitra" / room).exists()] == []
