@@ -28,7 +28,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "_inventories", "**/README.md"]
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:class", r"(palitra\._\w+\.)?_\w+"),  # type variables
+    ("py:class", r"(palitra(\._\w+)+\.)?_\w+"),  # type variables
     ("py:obj", r".*"),  # what stands in single backquotes is a link where there is one
 ]
 default_role = "py:obj"

@@ -16,7 +16,11 @@ from palitra._default import (
     sync_iter,
 )
 from palitra._executor import AsyncLoopExecutor
-from palitra._runner import EventLoopThreadRunner
+from palitra._runner import (
+    EventLoopThreadRunner,
+    is_runner_alive,
+    shutdown_global_runner,
+)
 
 __all__ = [
     "AsyncLoopExecutor",
@@ -28,10 +32,12 @@ __all__ = [
     "gather",
     "get_executor",
     "get_loop",
+    "is_runner_alive",
     "push_async_callback",
     "run",
     "set_executor",
     "shutdown",
+    "shutdown_global_runner",
     "sync",
     "sync_context",
     "sync_iter",

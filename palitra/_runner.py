@@ -1,60 +1,162 @@
-"""EventLoopThreadRunner: the interface of palitra's first days."""
+"""What palitra 0.1.0 had: EventLoopThreadRunner and two functions. All of it goes on working."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Coroutine
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from types import MethodType, TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from palitra import _default
+from palitra._calls import DeadlockError
+from palitra._executor import AsyncLoopExecutor
 from palitra._gather import Gathering
 from palitra._hosts import current_service
+from palitra._words import close_if_coroutine
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class EventLoopThreadRunner:
-    """`palitra.run`, `gather` and `get_loop` as functions of a class, over the default executor.
+class _Shared(staticmethod, Generic[_P, _T]):  # type: ignore[type-arg]
+    """A method that can be called on the class too. Its first argument is either of the two.
 
-    New code calls the functions themselves.
+    A kind of static method, because that is what type checkers are told: they know no other that
+    an instance and its class have alike.
+    """
+
+    def __init__(
+        self, fn: Callable[Concatenate[EventLoopThreadRunner | type[EventLoopThreadRunner], _P], _T]
+    ) -> None:
+        super().__init__(fn)
+
+    def __get__(self, runner: Any, owner: type | None = None) -> Callable[_P, _T]:
+        return MethodType(self.__func__, owner if runner is None else runner)
+
+
+class EventLoopThreadRunner:
+    """An event loop in a thread of its own, as palitra 0.1.0 had it.
+
+    An instance has its own loop, and is closed by `close` or at the end of a ``with`` block. On the
+    class itself, `run`, `gather` and `get_loop` use the default executor, as palitra's first README
+    showed it.
+
+    New code has an `AsyncLoopExecutor` instead of an instance, and `palitra.run`, `palitra.gather`
+    and `palitra.get_loop` instead of the class's functions.
+
+    All methods may be called from any thread.
 
     Example:
         >>> from palitra import EventLoopThreadRunner
         >>> async def double(x):
         ...     return 2 * x
-        >>> async def double_all(*xs):
-        ...     return await EventLoopThreadRunner.gather(*[double(x) for x in xs])
-        >>> EventLoopThreadRunner.run(double_all(1, 2))
+        >>> with EventLoopThreadRunner() as runner:
+        ...     runner.run(double(21))
+        ...     runner.gather(double(1), double(2))
+        42
         [2, 4]
+        >>> EventLoopThreadRunner.run(double(21))
+        42
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
 
-    @staticmethod
+    def __init__(self) -> None:
+        self._executor = AsyncLoopExecutor(thread_name_prefix="LoopThread")
+        # The loop that was last seen. After the end, `get_loop` returns it, closed.
+        self._loop = self._executor.get_loop()
+
+    @_Shared
     def run(
+        self: EventLoopThreadRunner | type[EventLoopThreadRunner],
         coro: Coroutine[Any, Any, _T],
         *,
         timeout: float | None = None,
+        debug: bool | None = None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         context: contextvars.Context | None = None,
     ) -> _T:
-        """Run a coroutine, wait for it, and return its result: `palitra.run`."""
-        return _default.run(coro, timeout=timeout, context=context)
+        """Run a coroutine, wait for it, and return its result.
 
-    @staticmethod
+        New code writes `palitra.run`, or `AsyncLoopExecutor.run`.
+
+        Args:
+            coro: The coroutine. An instance takes any awaitable, as it always did.
+            timeout: Seconds after which it is cancelled; None: never.
+            debug: Turns the loop's debug mode on or off, for all that runs there from now on; None
+                leaves it as it is. New code writes ``AsyncLoopExecutor(debug=True)``.
+            loop_factory: Nothing but None, as in 0.1.0. New code writes
+                ``AsyncLoopExecutor(loop_factory=...)``.
+            context: The context to run in; None: a copy of the caller's.
+
+        Returns:
+            The coroutine's result.
+
+        Raises:
+            BaseException: What the coroutine raised, unchanged.
+            TimeoutError: *timeout* is over.
+            NotImplementedError: *loop_factory* is not None; or *coro* is awaitable, but not a
+                coroutine, and the class was used and not an instance.
+            TypeError: *coro* cannot be awaited.
+            DeadlockError: The caller is on the loop's own thread.
+            RuntimeError: The runner is closed.
+
+        Thread-safe.
+        """
+        if loop_factory is not None:
+            close_if_coroutine(coro)
+            raise NotImplementedError(
+                "run() cannot change the event loop that is running: write "
+                "AsyncLoopExecutor(loop_factory=...) and use its run()"
+            )
+        executor = _executor_of(self)
+        if debug is not None:
+            try:
+                executor.get_loop().set_debug(debug)
+            except BaseException:
+                close_if_coroutine(coro)
+                raise
+        # What is neither coroutine nor awaitable is refused below.
+        if not (isinstance(self, type) or asyncio.iscoroutine(coro)) and inspect.isawaitable(coro):
+            coro = _await(coro)
+        return executor.run(coro, timeout=timeout, context=context)
+
+    @_Shared
     def gather(
+        self: EventLoopThreadRunner | type[EventLoopThreadRunner],
         *coros_or_futures: Awaitable[Any] | Future[Any],
         return_exceptions: bool = False,
         timeout: float | None = None,
     ) -> Any:
-        """Await all arguments, concurrently: `palitra.gather`.
+        """Await all arguments concurrently, and return a list of their results.
 
-        Called on the loop, inside a coroutine, it returns an awaitable instead of waiting.
+        New code writes `palitra.gather`, or `AsyncLoopExecutor.gather`; inside a coroutine,
+        `asyncio.gather` or a task group.
+
+        Args:
+            *coros_or_futures: Coroutines, other awaitables, and futures.
+            return_exceptions: Whether exceptions are results like any other.
+            timeout: Seconds after which all of them are cancelled; None: never.
+
+        Returns:
+            The results in the order of the arguments. Called on the class inside a coroutine, an
+            awaitable that has them, since it cannot wait there.
+
+        Raises:
+            BaseException: What the first to fail raised, unless *return_exceptions*.
+            TypeError: An argument cannot be awaited.
+            TimeoutError: *timeout* is over.
+            DeadlockError: The caller is on the loop's own thread, and an instance was used.
+            RuntimeError: The runner is closed.
+
+        Thread-safe.
         """
-        service = current_service()
+        service = current_service() if isinstance(self, type) else None
         if service is None:
-            return _default.gather(
+            return _executor_of(self).gather(
                 *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
             )
         gathering = Gathering(service, coros_or_futures, return_exceptions)
@@ -68,7 +170,96 @@ class EventLoopThreadRunner:
         task.add_done_callback(close)  # where it was cancelled before it began
         return task
 
-    @staticmethod
-    def get_loop() -> asyncio.AbstractEventLoop:
-        """Return the running event loop: `palitra.get_loop`."""
-        return _default.get_loop()
+    @_Shared
+    def get_loop(
+        self: EventLoopThreadRunner | type[EventLoopThreadRunner],
+    ) -> asyncio.AbstractEventLoop:
+        """Return the running event loop; of an instance that is closed, its closed one.
+
+        New code writes `palitra.get_loop`, or `AsyncLoopExecutor.get_loop`.
+
+        Thread-safe.
+        """
+        if isinstance(self, type):
+            return _default.get_loop()
+        try:
+            self._loop = self._executor.get_loop()  # a forked child has another one
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+        return self._loop
+
+    def close(self) -> None:
+        """Cancel what is in flight, close the loop, and wait for the thread to end.
+
+        Calling it again does no harm. On the loop's own thread it waits for nothing. New code
+        writes `AsyncLoopExecutor.shutdown`.
+
+        Thread-safe.
+        """
+        _shut_down(self._executor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def is_runner_alive() -> bool:
+    """Return whether there is a default executor, without making one.
+
+    That is so from the first use of `palitra.run` or another function of the module until the end
+    of that executor. New code need not ask: the next use makes a new one.
+
+    Thread-safe.
+
+    >>> import palitra
+    >>> palitra.shutdown()
+    >>> palitra.is_runner_alive()
+    False
+
+    .. versionadded:: 0.1.0
+    """
+    executor = _default._default._current.get("executor")
+    return executor is not None and executor._service.usable
+
+
+def shutdown_global_runner() -> None:
+    """Cancel what is in flight on the default executor, and end it; the next use makes a new one.
+
+    On the executor's own threads it waits for nothing. New code writes `palitra.shutdown`, which
+    finishes what is in flight unless it is told to cancel.
+
+    Thread-safe.
+
+    >>> import palitra
+    >>> palitra.shutdown_global_runner()
+
+    .. versionadded:: 0.1.0
+    """
+    executor = _default._default._current.get("executor")
+    if executor is not None:
+        _shut_down(executor)
+
+
+def _executor_of(
+    runner: EventLoopThreadRunner | type[EventLoopThreadRunner],
+) -> AsyncLoopExecutor:
+    return _default.get_executor() if isinstance(runner, type) else runner._executor
+
+
+def _shut_down(executor: AsyncLoopExecutor) -> None:
+    try:
+        executor.shutdown(cancel_futures=True)
+    except DeadlockError:  # on one of its own threads, which cannot wait for itself
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def _await(awaitable: Awaitable[_T]) -> _T:
+    return await awaitable

@@ -1,31 +1,41 @@
-from palitra._loop import DeadlockError
-
+from palitra._calls import CallTimeoutError, DeadlockError
 from palitra._default import (
+    cached_context,
     enter_context,
     gather,
     get_executor,
     get_loop,
     push_async_callback,
     run,
+    set_executor,
     shutdown,
     sync,
     sync_context,
     sync_iter,
 )
 from palitra._executor import AsyncLoopExecutor
-from palitra._runner import EventLoopThreadRunner
+from palitra._runner import (
+    EventLoopThreadRunner,
+    is_runner_alive,
+    shutdown_global_runner,
+)
 
 __all__ = [
     "AsyncLoopExecutor",
+    "CallTimeoutError",
     "DeadlockError",
     "EventLoopThreadRunner",
+    "cached_context",
     "enter_context",
     "gather",
     "get_executor",
     "get_loop",
+    "is_runner_alive",
     "push_async_callback",
     "run",
+    "set_executor",
     "shutdown",
+    "shutdown_global_runner",
     "sync",
     "sync_context",
     "sync_iter",

@@ -1,19 +1,24 @@
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import Context
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from typing_extensions import TypeVar
 
 _T = TypeVar("_T")
 
 class EventLoopThreadRunner:
+    def __init__(self) -> None: ...
+    # Static for type checkers alone: these three can be called on the class and on an instance.
     @staticmethod
     def run(
         coro: Coroutine[Any, Any, _T],
         *,
         timeout: float | None = None,
+        debug: bool | None = None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         context: Context | None = None,
     ) -> _T: ...
     @staticmethod
@@ -24,3 +29,14 @@ class EventLoopThreadRunner:
     ) -> Any: ...
     @staticmethod
     def get_loop() -> asyncio.AbstractEventLoop: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None: ...
+
+def is_runner_alive() -> bool: ...
+def shutdown_global_runner() -> None: ...

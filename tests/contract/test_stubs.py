@@ -164,7 +164,16 @@ def both(source: Mapping[str, object], stub: Mapping[str, object]) -> list[str]:
     return sorted(source.keys() & stub.keys())
 
 
+def as_checkers_see(function: Function) -> Function:
+    """A `_Shared` method as a static one: without its first parameter, be it class or instance."""
+    if "_Shared" in map(spelled, function.decorator_list):
+        function.decorator_list = [ast.Name("staticmethod")]
+        del function.args.args[0]
+    return function
+
+
 def function_differences(where: str, source: Function, stubs: list[Function]) -> Iterator[str]:
+    source = as_checkers_see(source)
     for stub in stubs:
         if type(stub) is not type(source):
             yield f"{where} is async in one place, and not in the other"

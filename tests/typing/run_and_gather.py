@@ -9,7 +9,12 @@ from typing import Any
 from typing_extensions import assert_type
 
 import palitra
-from palitra import AsyncLoopExecutor, EventLoopThreadRunner
+from palitra import (
+    AsyncLoopExecutor,
+    EventLoopThreadRunner,
+    is_runner_alive,
+    shutdown_global_runner,
+)
 
 executor = AsyncLoopExecutor()
 
@@ -130,6 +135,15 @@ async def inside_the_loop() -> list[bytes]:
 assert_type(EventLoopThreadRunner.gather(*coros), Any)
 assert_type(EventLoopThreadRunner.run(inside_the_loop()), list[bytes])
 assert_type(EventLoopThreadRunner.get_loop(), asyncio.AbstractEventLoop)
+with EventLoopThreadRunner() as runner:
+    assert_type(runner, EventLoopThreadRunner)
+    assert_type(runner.run(fetch("/"), timeout=1, debug=True, loop_factory=None), bytes)
+    assert_type(runner.get_loop(), asyncio.AbstractEventLoop)
+    pages: list[bytes] = runner.gather(fetch("/"), fetch("/about"), return_exceptions=False)
+    runner.run(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+assert_type(runner.close(), None)
+assert_type(is_runner_alive(), bool)
+assert_type(shutdown_global_runner(), None)
 EventLoopThreadRunner.gather(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 # --- the default executor
