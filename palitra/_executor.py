@@ -661,7 +661,7 @@ class AsyncLoopExecutor(Executor):
             self._service.refuse_on_loop("gather()")
             coro = gathering.run()
             timeout = self._checked(coro, timeout, None)
-            return RunCall(self._service, coro, None, "gather").wait("gather()", timeout)
+            return RunCall(self._service, coro, None, gathering.tasks).wait("gather()", timeout)
         except BaseException as exc:
             raise user_traceback(exc)  # noqa: B904  (the same exception, without a frame of ours)
         finally:
