@@ -980,9 +980,10 @@ class _Results(Iterator[Any]):
     def close(self) -> None:
         """Cancel the calls that are left, started or not."""
         self._calls = None
-        for future in self._futures:
-            future.cancel()
-        self._futures.clear()
+        futures = self.__dict__.get("_futures", ())  # Ctrl-C may have come before there were any
+        while futures:
+            futures[0].cancel()
+            futures.popleft()
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not _is_finalizing():

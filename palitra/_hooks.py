@@ -134,7 +134,10 @@ def watch(service: Watched) -> bool:
 
 def _find_thread_hook() -> Callable[[], object]:
     for hook in list(_thread_hooks()):
-        if getattr(hook, "func", None) is _main_thread_ends:
+        # What `threading` has made of ours: a partial function, or a lambda.
+        inside = [getattr(hook, "func", None)]
+        inside += [cell.cell_contents for cell in getattr(hook, "__closure__", None) or ()]
+        if _main_thread_ends in inside:
             found: Callable[[], object] = hook
             return found
     return _main_thread_ends
@@ -233,15 +236,47 @@ def _main_thread_ends() -> None:
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
         if any(_is_stranger(thread) for thread in threading.enumerate()):
-            # That thread may wait for just this: a connection's own ends when it is closed.
-            for service in services:
-                service.leave_contexts()
-            _wait(services, lambda service, seconds: service.contexts_left.wait(seconds))
+            if not (_callers() and _start_thread(_leave_contexts_later)):
+                _leave_contexts()
     elif any(map(_goes_on, threading.enumerate())):
-        # Not here: they may wait for what other hooks are about to do.
-        threading.Thread(target=_at_exit_of_others, name="palitra_exit").start()
+        _start_thread(_at_exit_of_others)
     else:
         _at_exit()
+
+
+def _start_thread(target: Callable[[], None]) -> bool:
+    """Have *target* done by a thread that the process waits for; not here, in a hook.
+
+    Those threads that it waits for may wait for what other hooks are about to do.
+    """
+    try:
+        threading.Thread(target=target, name="palitra_exit").start()
+    except RuntimeError:  # 3.12 starts none any more
+        return False
+    return True
+
+
+def _callers() -> list[threading.Thread]:
+    """The threads that make calls, and that the process waits for."""
+    threads = threading.enumerate()
+    return [thread for thread in threads if _goes_on(thread) and not _is_stranger(thread)]
+
+
+def _leave_contexts_later() -> None:
+    while callers := _callers():
+        callers[0].join()
+    _leave_contexts()
+
+
+def _leave_contexts() -> None:
+    """Leave the contexts, for which a thread that has made no call may wait.
+
+    That of a connection, say, which ends when the connection is closed.
+    """
+    services = _living(_process.services)
+    for service in services:
+        service.leave_contexts()
+    _wait(services, lambda service, seconds: service.contexts_left.wait(seconds))
 
 
 def _goes_on(thread: threading.Thread) -> bool:
