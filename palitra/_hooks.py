@@ -8,8 +8,8 @@ three hooks, once; they reach the services through weak references, so that they
     atexit                no new call; every loop is closed and its thread joined
 
 The middle hook is the one that `concurrent.futures` uses for its pools. Hooks of that kind run last
-in, first out, and ours runs before theirs (see `stay_first`): so pools work as long as a call does
-that uses one.
+in, first out, and ours runs before theirs (see `outlast_no_pool`): so pools work as long as a call
+does that uses one.
 
 A fork that runs none of Python's hooks (uWSGI's, a C library's) is noticed where a call is handed
 over or a wait begins: the number of the process is another one.
@@ -73,7 +73,8 @@ class _Process:
         self.callers: weakref.WeakValueDictionary[int, threading.Thread]
         self.callers = weakref.WeakValueDictionary()
         self.fork_hook = False
-        self.thread_hook: Callable[[], object] | None = None
+        self.thread_hook = False
+        self.thread_hooks = 0  # how many there were when they were last put in order
         self.atexit_hook = False
         self.exiting = False
         self.hurried = False  # by Ctrl-C, twice: nothing is waited for any more
@@ -116,7 +117,7 @@ def watch(service: Watched) -> bool:
     # First, so that an exit that comes meanwhile sees it, or is seen below.
     _process.services[id(service)] = service
     _register_fork_hook()
-    if _process.thread_hook is None:
+    if not _process.thread_hook:
         try:
             threading._register_atexit(_main_thread_ends)  # type: ignore[attr-defined]
         except AttributeError:
@@ -124,7 +125,7 @@ def watch(service: Watched) -> bool:
         except RuntimeError:  # the main thread has ended
             if threading.current_thread() is threading.main_thread():
                 return False  # it runs atexit handlers, and takes no more of them
-        _process.thread_hook = _find_thread_hook()
+        _process.thread_hook = True
     if not _process.atexit_hook:
         if not _at_exit_is_registered():
             atexit.register(_at_exit)
@@ -132,32 +133,34 @@ def watch(service: Watched) -> bool:
     return not _process.exiting
 
 
-def _find_thread_hook() -> Callable[[], object]:
-    for hook in list(_thread_hooks()):
-        # What `threading` has made of ours: a partial function, or a lambda.
-        inside = [getattr(hook, "func", None)]
-        inside += [cell.cell_contents for cell in getattr(hook, "__closure__", None) or ()]
-        if _main_thread_ends in inside:
-            found: Callable[[], object] = hook
-            return found
-    return _main_thread_ends
+def _inside(hook: Any) -> list[Any]:
+    """What a hook of `threading` calls: it is a partial function, or a lambda."""
+    cells = getattr(hook, "__closure__", None) or ()
+    return [getattr(hook, "func", None), *(cell.cell_contents for cell in cells)]
 
 
-def _thread_hooks() -> list[Any]:
-    hooks = getattr(threading, "_threading_atexits", None)
-    return hooks if isinstance(hooks, list) else []
+def _is_of_pools(hook: Any) -> bool:
+    return any(
+        str(getattr(inside, "__module__", "")).startswith("concurrent.futures.")
+        for inside in _inside(hook)
+    )
 
 
-def stay_first() -> None:
-    """Have our hook run before those that were registered since: they end the standard pools.
+def outlast_no_pool() -> None:
+    """Have the hooks that end the standard pools run after ours, whenever they were registered.
 
     A call in flight at exit may use a pool whose module was imported after palitra's first use.
     """
-    hooks = _thread_hooks()
-    ours = _process.thread_hook
-    if hooks and hooks[-1] is not ours and ours in hooks and not threading._SHUTTING_DOWN:  # type: ignore[attr-defined]
-        hooks.append(ours)  # first: an exit that comes meanwhile must find it
-        hooks.remove(ours)
+    hooks = getattr(threading, "_threading_atexits", None)
+    if not isinstance(hooks, list) or len(hooks) == _process.thread_hooks:
+        return
+    _process.thread_hooks = len(hooks)
+    ours = [index for index, hook in enumerate(hooks) if _main_thread_ends in _inside(hook)]
+    for hook in hooks[ours[0] + 1 :] if ours else ():
+        if _is_of_pools(hook):
+            # They run last in, first out. In first: an exit that comes meanwhile must find it.
+            hooks.insert(ours[0], hook)
+            del hooks[len(hooks) - 1 - hooks[::-1].index(hook)]
 
 
 class _Sought:

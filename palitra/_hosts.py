@@ -150,9 +150,11 @@ class OwnLoop:
                 self._close_loop(loop, left)
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
-            finally:
-                asyncio.set_event_loop(None)
+            asyncio.set_event_loop(None)
+            try:
                 loop.close()
+            except BaseException:
+                LOGGER.exception("closing the event loop failed")
         self.loop = None
         self._ident = None  # another thread may get the same
         service.end_here()
