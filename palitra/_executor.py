@@ -222,7 +222,7 @@ class AsyncLoopExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._service.body_error = exc_val
         try:
             self.shutdown(wait=True)
@@ -242,7 +242,7 @@ class AsyncLoopExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._service.body_error = exc_val
         try:
             await self.aclose()

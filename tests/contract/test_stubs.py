@@ -26,9 +26,11 @@ WALLS = {
     "_default.sync",
     "_default.sync_iter",
     "_executor.AsyncLoopExecutor.__init__",
+    "_executor.AsyncLoopExecutor.from_loop",
     "_executor.AsyncLoopExecutor.gather",
     "_executor.AsyncLoopExecutor.map",
     "_executor.AsyncLoopExecutor.submit",
+    "_executor.AsyncLoopExecutor.submit_service",
     "_executor.AsyncLoopExecutor.sync",
     "_executor.AsyncLoopExecutor.sync_iter",
 }
