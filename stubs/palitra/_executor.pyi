@@ -99,6 +99,7 @@ class AsyncLoopExecutor(Executor):
         initargs: tuple[*_Ts],
         exit_timeout: float | None = None,
     ) -> Self: ...
+    def __del__(self) -> None: ...
     def __exit__(
         self,
         exc_type: type[BaseException] | None,

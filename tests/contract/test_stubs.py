@@ -84,6 +84,13 @@ def parameters(function: Function) -> Iterator[tuple[str, str, str, str]]:
         yield describe(given.kwarg, "**", None)
 
 
+def public_parameters(function: Function) -> Iterator[tuple[str, str, str, str]]:
+    """Those that a caller may give: not what a method keeps for itself as a private default."""
+    for name, kind, annotation, default in parameters(function):
+        if not (name.startswith("_") and default != "no default"):
+            yield name, kind, annotation, default
+
+
 def describe(parameter: ast.arg, kind: str, default: ast.expr | None) -> tuple[str, str, str, str]:
     value = "no default" if default is None else ast.unparse(default)
     return parameter.arg, kind, spelled(parameter.annotation), value
@@ -186,7 +193,7 @@ def function_differences(where: str, source: Function, stubs: list[Function]) ->
             yield from wall_differences(where, source, stub)
         return
     [stub] = stubs
-    if [*parameters(source)] != [*parameters(stub)]:
+    if [*public_parameters(source)] != [*parameters(stub)]:
         yield f"{where} has other parameters in the stub"
     if spelled(source.returns) != spelled(stub.returns):
         yield f"{where} returns something else in the stub"
