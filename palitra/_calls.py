@@ -272,10 +272,14 @@ class Call:
             if again or not self.cancelling:
                 self.cancelling = True
                 self._task.cancel()
-        elif self._state == RUNNING and not self._worker and not self._begun:
+        elif (
+            self._state == RUNNING
+            and not self._worker
+            and not self._begun
+            and self._target is not None
+        ):
             # What a worker thread's callable has returned, still waiting for its turn.
-            if self._target is not None:
-                self._end_cancelled()
+            self._end_cancelled()
 
     def _take_unstarted(self) -> bool:
         """On the loop: take the claim."""
@@ -379,7 +383,7 @@ class BlockingCall(Call, Generic[_T]):
                 passed = f"{name} timed out after {timeout:g} s"
                 self.cancel_once()
                 if not wait_for(self._done, GRACE):
-                    raise self._late(passed)
+                    raise self._late(passed)  # noqa: TRY301  (handled below, as all else)
         except BaseException as exc:
             if service.holds(self):
                 self._interrupted(exc)
@@ -591,7 +595,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._lock = RLock()
 
     @property
-    def _condition(self) -> Any:
+    def _condition(self) -> Any:  # type: ignore[override]  # nobody sets it
         return _FutureCondition(self)
 
     def __reduce__(self) -> NoReturn:

@@ -222,7 +222,7 @@ class AsyncLoopExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._service.body_error = exc_val
         try:
             self.shutdown(wait=True)
@@ -242,7 +242,7 @@ class AsyncLoopExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._service.body_error = exc_val
         try:
             await self.aclose()
@@ -775,10 +775,11 @@ class AsyncLoopExecutor(Executor):
         """Use an async context manager in a ``with`` statement.
 
         An exception in the body reaches the async context manager as it is, and can be suppressed
-        there. One task enters and leaves it. A cancel scope or a task group in it that ends meanwhile
-        is left at once; the end of the block then shows what ``async with`` does. An exception of
-        the block goes on, with that of the scope as its context, or joins the group that a task
-        group raises. On the loop's own thread, the end of the block requests the leaving.
+        there. One task enters and leaves it. A cancel scope or a task group in it that ends
+        meanwhile is left at once; the end of the block then shows what ``async with`` does. An
+        exception of the block goes on, with that of the scope as its context, or joins the group
+        that a task group raises. On the loop's own thread, the end of the block requests the
+        leaving.
 
         Args:
             acm: The async context manager, or a callable without arguments that returns one; it is

@@ -107,7 +107,9 @@ class OwnLoop:
         try:
             loop = (self._loop_factory or asyncio.new_event_loop)()
             if not isinstance(loop, asyncio.AbstractEventLoop):
-                raise TypeError(f"loop_factory must return an event loop, not {loop!r}")
+                raise TypeError(  # noqa: TRY301  (breaks the executor, as all else here)
+                    f"loop_factory must return an event loop, not {loop!r}"
+                )
             self.loop = loop
             asyncio.set_event_loop(loop)
             if self._debug is not None:
@@ -396,7 +398,7 @@ def current_service() -> Service | None:
 
 def _refuse_patched_threads() -> None:
     if not isinstance(_thread.start_new_thread, BuiltinFunctionType):
-        raise RuntimeError(
+        raise RuntimeError(  # noqa: TRY004  (no argument is wrong, but the whole process)
             "palitra needs real threads, and these are patched (by gevent's or eventlet's "
             "monkey_patch): leave threads unpatched, with patch_all(thread=False)"
         )

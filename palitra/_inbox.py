@@ -198,7 +198,7 @@ def _rings(permission: dict[str, Callable[[], object]]) -> map[object]:
     """An endless iterator: each `next` takes the permission to ring and rings, in one call."""
     return map(
         operator.call,
-        map(permission.pop, repeat("ring"), repeat(_nothing)),  # type: ignore[arg-type]
+        map(permission.pop, repeat("ring"), repeat(_nothing)),
     )
 
 

@@ -146,7 +146,8 @@ class Moment:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the moment; False after *timeout* seconds."""
-        if self.passed:
+        passed = self.passed  # checkers would take it for constant, but other threads set it
+        if passed:
             return True
         lock = locked()
         waiter = lock.release
@@ -166,9 +167,13 @@ class Moment:
         """Wait for the moment on *loop*, which runs on meanwhile."""
         future = loop.create_future()
 
+        def go_on() -> None:
+            if not future.done():
+                future.set_result(None)
+
         def waiter() -> None:
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+                loop.call_soon_threadsafe(go_on)
 
         self.tell(waiter)
         try:
