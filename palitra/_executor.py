@@ -21,7 +21,8 @@ from types import CoroutineType, FunctionType, TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar, cast
 
 from palitra._bridges import _contexts, _functions, _iterators
-from palitra._calls import DeadlockError, FutureCall, RunCall, clock
+from palitra._calls import DeadlockError, RunCall, clock
+from palitra._futures import FutureCall
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
 from palitra._service import Host, Service

@@ -238,9 +238,9 @@ def _main_thread_ends() -> None:
     _wait(services, lambda service, seconds: service.wait_for_calls(seconds))
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
-        if any(_is_stranger(thread) for thread in threading.enumerate()):
-            if not (_callers() and _start_thread(_leave_contexts_later)):
-                _leave_contexts()
+        strangers = any(_is_stranger(thread) for thread in threading.enumerate())
+        if strangers and not (_callers() and _start_thread(_leave_contexts_later)):
+            _leave_contexts()
     elif any(map(_goes_on, threading.enumerate())):
         _start_thread(_at_exit_of_others)
     else:

@@ -250,7 +250,7 @@ def _all_done(
 
 
 def _silence(task: asyncio.Task[Any]) -> None:
-    """Have the interpreter say nothing of *task*, which ignored its cancellation, and run none of it.
+    """Have the interpreter say nothing of *task*, which ignored its cancellation, and not run it.
 
     It is kept for good: to let go of it would run its clean-up, without the loop that this needs.
     """

@@ -55,7 +55,8 @@ from os import getpid
 from typing import Any, Protocol
 
 from palitra import _hooks
-from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, FutureCall
+from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError
+from palitra._futures import FutureCall
 from palitra._inbox import Callback, Inbox
 from palitra._waiting import Deadline, Moment
 from palitra._words import name_of

@@ -31,6 +31,7 @@ ORDER = [
     "palitra._gather",
     "palitra._service",
     "palitra._hosts",
+    "palitra._futures",
     "palitra._calls",
     "palitra._inbox",
     "palitra._workers",
@@ -41,8 +42,8 @@ ORDER = [
 LINES_OF_CODE = 450
 METHODS = 28
 # Still to be split.
-LONG_FILES = {"palitra._calls"}
-LARGE_CLASSES = {"palitra._calls", "palitra._service"}
+LONG_FILES: set[str] = set()
+LARGE_CLASSES = {"palitra._service"}
 SAY_NOTHING = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
 
 BLANK = {
