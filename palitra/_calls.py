@@ -28,7 +28,7 @@ import asyncio
 import contextvars
 import functools
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -93,33 +93,25 @@ class Call:
 
     kind: Kind = "submit"
 
+    # What a class gives no instance has to be given: there are many, and they are to be cheap.
+    _service: Service
+    # What to call with `_args`, or what to await where they are None. None when it has ended.
+    _target: Any
+    _args: tuple[Any, ...] | None = None
+    _kwargs: dict[str, Any] | None = None
+    _context: contextvars.Context  # until the call ends
+    _state = PENDING
+    _claim: bool
+    _open: bool
     _result: Any
-    _exception: BaseException | None
+    _exception: BaseException | None = None
+    accepted: float
     _task: asyncio.Task[None] | None = None
     _begun = False  # whether `_drive` has
     # The thread that runs a plain callable: it cannot be cancelled, and is certain to settle.
     _worker = 0
     cancelling = False  # whether a cancellation of palitra's has reached the coroutine
     _over = False  # whether its body has ended, or will never run
-
-    def __init__(
-        self,
-        service: Service,
-        target: Callable[..., Any] | Coroutine[Any, Any, Any] | None,
-        args: tuple[Any, ...] | None,
-        kwargs: dict[str, Any] | None,
-        context: contextvars.Context,
-    ) -> None:
-        self._service = service
-        # What to call with `_args`, or what to await where they are None. None when it has ended.
-        self._target: Any = target
-        self._args = args
-        self._kwargs = kwargs
-        self._context = context  # until the call ends
-        self._state = PENDING
-        self._claim = True
-        self._open = True
-        self.accepted = _REAL_CLOCK[0]()
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -166,14 +158,16 @@ class Call:
 
     def start(self) -> None:
         """On the loop: begin, unless the call was cancelled before."""
-        if self._take_claim():
-            self._start_task()
+        try:
+            del self._claim
+        except AttributeError:
+            return
+        self._start_task()
         del self  # see `_drive`
 
     def _start_task(self) -> None:
         self._state = RUNNING
         drive = self._drive()
-        failed = False
         try:
             task = self._service.create_task(drive, self._context, self._target)
         except BaseException as exc:
@@ -182,16 +176,14 @@ class Call:
             drive.close()
             self._release()
             state = self._keep_error(exc)
-            failed = True
-        try:
-            if failed:
-                self._end(state)
-            elif self._target is not None:
+        else:
+            if self._target is not None:
                 self._task = task
                 if not self._begun:
                     task.add_done_callback(self._task_ended)
-        finally:
             del self  # see `_drive`
+            return
+        self._end(state)
 
     async def _drive(self) -> None:
         # A traceback holds the frames of the coroutine, and these, as `f_back`, this one and those
@@ -207,14 +199,21 @@ class Call:
         except BaseException as exc:
             state = self._keep_error(exc)
         else:
-            if self._take_open():
+            try:
+                del self._open
+            except AttributeError:
+                pass
+            else:
                 self._result = result
                 state = FINISHED
             del result
         self._target = self._task = None
         self._context = _EMPTY
         try:
-            self._end(state)
+            if state is None:
+                self._end(state)
+            else:
+                self._settle(state)
         finally:
             del self
 
@@ -350,9 +349,12 @@ class BlockingCall(Call, Generic[_T]):
         target: Coroutine[Any, Any, _T] | None,
         context: contextvars.Context,
     ) -> None:
-        super().__init__(service, target, None, None, context)
-        self._exception = None
+        self._service = service
+        self._target = target
+        self._context = context
+        self._claim = self._open = True
         self._done = locked()  # until the call is settled
+        self.accepted = _REAL_CLOCK[0]()
 
     def wait(self, what: str, timeout: float | None) -> _T:
         """Hand over the call, wait until it is settled, and return or raise the outcome.
@@ -363,7 +365,8 @@ class BlockingCall(Call, Generic[_T]):
         service = self._service
         passed = None  # the text of the error, once the limit has passed
         try:
-            service.refuse_on_loop(what)
+            if service.host.on_loop():
+                service.refuse_on_loop(what)
             if timeout is not None:
                 name = self.name
             service.accept(self)
@@ -451,6 +454,9 @@ class BlockingCall(Call, Generic[_T]):
 class RunCall(BlockingCall[_T]):
     """One coroutine, run as a task; with *children*, the `gather` of these tasks."""
 
+    _shares_context = False
+    _children: Mapping[int, asyncio.Task[None]] | None = None
+
     def __init__(
         self,
         service: Service,
@@ -458,10 +464,17 @@ class RunCall(BlockingCall[_T]):
         context: contextvars.Context | None,
         children: Mapping[int, asyncio.Task[None]] | None = None,
     ) -> None:
-        super().__init__(service, coro, contextvars.copy_context() if context is None else context)
-        self._shares_context = context is not None
-        self._children = children
+        # As BlockingCall.__init__, without a call of it.
+        self._service = service
+        self._target = coro
+        self._context = contextvars.copy_context() if context is None else context
+        self._claim = self._open = True
+        self._done = locked()
+        self.accepted = _REAL_CLOCK[0]()
+        if context is not None:
+            self._shares_context = True
         if children is not None:
+            self._children = children
             self.kind = "gather"
 
     def tasks(self) -> list[asyncio.Task[Any]]:
@@ -482,7 +495,9 @@ class RunCall(BlockingCall[_T]):
             # The caller may enter the context on going on: not before the task has left it.
             self._service.post(functools.partial(super()._settle, state))
         else:
-            super()._settle(state)
+            self._state = state
+            self._service.finished(self)
+            self._done.release()
 
 
 class Calls:
@@ -492,7 +507,7 @@ class Calls:
         self.waited: dict[Call, None] = {}  # those whose end a shutdown waits for
         self.services: dict[Call, None] = {}  # those that it cancels instead
         self.left: dict[Call, None] = {}  # those that nobody waits for any more
-        self._watch: _Watch | None = None
+        self.watched: _Watch | None = None
 
     def __contains__(self, call: Call) -> bool:
         return call in self.waited or call in self.services or call in self.left
@@ -508,27 +523,27 @@ class Calls:
         if self.waited.pop(call, self) is self:
             self.services.pop(call, None)
             self.left.pop(call, None)
-        if self._watch is not None:
-            self._watch.discard(call)
+        if self.watched is not None:
+            self.watched.discard(call)
 
     def leave_behind(self, call: Call) -> None:
         """Wait for *call* no more."""
         self.left[call] = None  # first: it must not be in neither
         if self.waited.pop(call, self) is self and self.services.pop(call, self) is self:
             del self.left[call]
-        if self._watch is not None:
-            self._watch.discard(call)
+        if self.watched is not None:
+            self.watched.discard(call)
 
     def abandon(self) -> None:
         """In a forked child: nobody waits here for the parent's calls."""
-        if self._watch is not None:
-            self._watch.none_left.happen()
+        if self.watched is not None:
+            self.watched.none_left.happen()
 
     def wait_for_these(self, timeout: float | None) -> bool:
         """Wait for the calls that were in flight when this was first called; False if too long."""
-        watch = self._watch
+        watch = self.watched
         if watch is None:
-            watch = self._watch = _Watch(list(self.waited))
+            watch = self.watched = _Watch(list(self.waited))
         for call in watch.calls:
             if call not in self.waited:
                 watch.discard(call)  # it ended before the watch was set

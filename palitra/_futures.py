@@ -19,7 +19,8 @@ from contextlib import suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from palitra._calls import _EMPTY, _FINAL, Call
+from palitra import _hooks
+from palitra._calls import _EMPTY, _FINAL, Call, clock
 from palitra._inbox import Callback
 from palitra._waiting import locked, release, wait_for
 from palitra._words import user_traceback
@@ -107,6 +108,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     What a thread leaves undone that Ctrl-C interrupts while it tells of the end, the loop does.
     """
 
+    _result: Any = None
     watched = False
     _waiters = _ListOnDemand()
     _sleepers: tuple[LockType, ...] | list[LockType] = ()
@@ -127,9 +129,14 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         kwargs: dict[str, Any] | None,
     ) -> None:
         # Not Future.__init__(), which makes a `threading.Condition` and two lists.
-        super().__init__(service, target, args, kwargs, contextvars.copy_context())
-        self._result = self._exception = None
+        self._service = service
+        self._target = target
+        self._args = args
+        self._kwargs = kwargs
+        self._context = contextvars.copy_context()
+        self._claim = self._open = True
         self._lock = RLock()
+        self.accepted = clock()
 
     @property
     def _condition(self) -> Any:  # type: ignore[override]  # nobody sets it
@@ -180,16 +187,21 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def wait_until_settled(self, timeout: float | None) -> bool:
         """Wait until the outcome is there; False after *timeout* seconds."""
-        self._service.check_process()
-        self._service.refuse_on_loop("waiting for a future")
+        service = self._service
+        if not _hooks.mark[0]:
+            service.check_process()
+        if service.host.on_loop():
+            service.refuse_on_loop("waiting for a future")
         lock = locked()
         sleepers = self.__dict__.setdefault("_sleepers", [])
         sleepers.append(lock)
         try:
             return self._state in _FINAL or wait_for(lock, timeout) or self._state in _FINAL
         finally:
-            with suppress(ValueError):
+            try:
                 sleepers.remove(lock)
+            except ValueError:
+                pass
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[_T]], object]) -> None:
         """Call *fn* with this future when it is done; at once if it is. Thread-safe."""
@@ -208,8 +220,11 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         if not self._change(state, patience):
             self._decided = state
             self._service.later(functools.partial(self._settle, state, patience - 1))
-            return
-        self._tell_and_leave()
+        elif self._sleepers or self._untold or self._callbacks:
+            self._tell_and_leave()
+        else:
+            self._told = True
+            self._leave()
 
     def _change(self, state: str, patience: int) -> bool:
         """Change the state to *state*; False where another thread keeps it from changing."""
@@ -227,8 +242,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         return True
 
     def _tell_and_leave(self) -> None:
-        if self._sleepers:
-            _tell_sleepers(self)
+        for lock in tuple(self._sleepers):
+            release(lock)
         if self._untold:
             self._tell_watchers()
         try:
@@ -376,7 +391,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             del self  # see `_drive`
 
     def _start_in_slot(self) -> None:
-        self._in_slot = True
+        if self._service.slots is not None and self.kind != "service":
+            self._in_slot = True
         if (self._state == RUNNING and self._target is not None) or self._take_claim():
             self._start_task()
         else:
@@ -389,9 +405,9 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._leave_slot()
 
     def _leave_slot(self) -> None:
-        if self._in_slot and self._service.slots is not None and self.kind != "service":
+        if self._in_slot and self._service.slots is not None:
+            self._in_slot = False
             self._service.slots.leave(self._service)
-        self._in_slot = False
 
     # -- in a worker thread -------------------------------------------------------------------
 
@@ -420,6 +436,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
                 if self._service.ended and not self.settled:
                     # It has ended in a way that did not wait for calls.
                     self.fail(concurrent.futures.BrokenExecutor("the event loop has ended"))
+                    self._release()
                 return
             if self._take_open():
                 self._result = result
