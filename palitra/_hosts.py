@@ -217,11 +217,18 @@ class OwnLoop:
 
     def abandon(self) -> None:
         if self.loop is not None and self.on_loop():
+            # The child's copy of this thread leaves the loop after this turn. What is still to be
+            # done in this turn may fail, since asyncio has no running loop there.
+            self.loop.set_exception_handler(_say_nothing)
             self.loop.stop()
         self.loop = None
         self._started.happen()
         if self._asyncio_threads is not None:
             self._asyncio_threads.workers.abandon()
+
+
+def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception handler."""
 
 
 def _all_done(
