@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]
 
+_NAMED = 10  # calls that a text names
 GRACE = 1.0  # seconds that a cancelled call has for its clean-up, where somebody waits for that
 _FINAL = frozenset((CANCELLED_AND_NOTIFIED, FINISHED))
 _EMPTY = contextvars.Context()
@@ -371,7 +372,7 @@ class BlockingCall(Call, Generic[_T]):
                 name = self.name
             service.accept(self)
             if not wait_for(self._done, timeout):
-                passed = f"{name} timed out after {timeout:g} s"
+                passed = f"{name} timed out after {timeout:g} s{self.unfinished()}"
                 self.cancel_once()
                 if not wait_for(self._done, GRACE):
                     raise self._late(passed)  # noqa: TRY301  (handled below, as all else)
@@ -396,6 +397,10 @@ class BlockingCall(Call, Generic[_T]):
             # A raised error holds this frame.
             error = cause = None
             del self
+
+    def unfinished(self) -> str:
+        """What of the call is unfinished, for the text of an error, where that is more than one."""
+        return ""
 
     def cancel_once(self) -> None:
         if self._take_claim():  # at once: the loop may be blocked, and would start it then
@@ -476,6 +481,12 @@ class RunCall(BlockingCall[_T]):
         if children is not None:
             self._children = children
             self.kind = "gather"
+
+    def unfinished(self) -> str:
+        names = [task.get_name() for task in list((self._children or {}).values())]
+        if len(names) > _NAMED:
+            names[_NAMED:] = [f"{len(names) - _NAMED} more"]
+        return f": {', '.join(names)}" if names else ""
 
     def tasks(self) -> list[asyncio.Task[Any]]:
         return [*super().tasks(), *(self._children or {}).values()]
