@@ -589,6 +589,16 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             "function made by palitra.sync, and call it in the other process"
         )
 
+    def _keep_error(self, exc: BaseException) -> str | None:
+        state = super()._keep_error(exc)
+        if self.kind == "service" and state == FINISHED and self._exception is exc:
+            asked = self.watched or "_sleepers" in self.__dict__ or "_callbacks" in self.__dict__
+            if not asked:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"the service {self.name} has failed", "exception": exc}
+                )
+        return state
+
     # -- for those who wait -------------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> _T:

@@ -25,7 +25,7 @@ from palitra._calls import DeadlockError, FutureCall, RunCall, clock
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
 from palitra._service import Host, Service
-from palitra._waiting import Deadline
+from palitra._waiting import Deadline, waits_for
 from palitra._words import close_if_coroutine, hint, name_of, user_traceback
 from palitra._workers import default_number_of_threads
 
@@ -510,7 +510,9 @@ class AsyncLoopExecutor(Executor):
         service = self._service
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
-        if service.on_loop() and any(call.task is task for call in service.calls.snapshot()):
+        if service.on_loop() and any(
+            waits_for(call.task, task) for call in service.calls.snapshot()
+        ):
             raise DeadlockError(
                 "aclose() would wait for the call that it is called in: use shutdown(wait=False) "
                 "there"
@@ -916,15 +918,16 @@ class AsyncLoopExecutor(Executor):
             close_if_coroutine(fn)
             raise TypeError(f"push_async_callback() takes an async function, not {fn!r}")
         context = contextvars.copy_context()
+        service = self._service  # what is to be left does not keep the executor
 
         async def call() -> None:
             await fn(*args, **kwargs)
 
         async def leave(_: BaseException | None) -> None:
-            await asyncio.get_running_loop().create_task(call(), context=context)
+            await service.create_task(call(), context, fn)
 
         async def push() -> None:
-            self._service.add_exit(leave)
+            service.add_exit(leave)
 
         leave.__qualname__ = name_of(fn)
         if self._service.on_loop():
