@@ -150,6 +150,11 @@ class Call:
         return self._task
 
     @property
+    def takes_first_step(self) -> bool:
+        """On the loop: whether the caller is in the step in which the coroutine starts."""
+        return self._begun and self._task is None and self._target is not None
+
+    @property
     def settled(self) -> bool:
         """Whether the outcome is there."""
         return self._state in _FINAL

@@ -64,7 +64,11 @@ class _Default:
 
     def set(self, executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None:
         self._places.append(_Place(executor))
-        return self._places.popleft().current.get("executor")
+        place = self._places.popleft()
+        before = place.current.get("executor")
+        # Nobody can do anything with one that has ended, unless somebody has set it.
+        usable = before is not None and (before is place.was_set or before._service.usable)
+        return before if usable else None
 
     def shutdown(self, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
         executor = self.current

@@ -260,7 +260,8 @@ class BorrowedLoop:
             return "nowhere: its loop is closed"
         if not self.loop.is_running():
             return "nowhere: its loop does not run"
-        return where(getattr(self.loop, "_thread_id", None) or self._loop_thread)
+        thread = getattr(self.loop, "_thread_id", None) or self._loop_thread
+        return "where nobody knows: its loop has not answered yet" if thread is None else where(thread)
 
     def failure(self) -> BaseException | None:
         guard = self._guard
