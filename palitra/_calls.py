@@ -30,6 +30,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import sys
 import time
 from _thread import LockType, get_ident
 from collections import deque
@@ -42,7 +43,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
 from palitra._inbox import Callback
 from palitra._waiting import Moment, locked, release, wait_for
-from palitra._words import close_if_coroutine, name_of, user_traceback
+from palitra._words import (
+    close_if_coroutine,
+    gil_is_there,
+    innermost_frame,
+    name_of,
+    place,
+    user_traceback,
+)
 
 if TYPE_CHECKING:
     from palitra._service import Service
@@ -141,8 +149,14 @@ class Call:
         return "a call that ends" if self._target is None else name_of(self._target)
 
     def describe(self) -> str:
-        """The call in a few words, for a text."""
-        return self.name
+        """The call in a few words, and where it stands, for a text."""
+        if self._worker:
+            frame = sys._current_frames().get(self._worker)
+        elif self._state == RUNNING and gil_is_there():
+            frame = innermost_frame(self._target)
+        else:
+            frame = None  # it has not started; or its frames may go while this looks at them
+        return self.name if frame is None else f"{self.name} {place(frame)}"
 
     @property
     def task(self) -> asyncio.Task[None] | None:

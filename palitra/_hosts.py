@@ -196,6 +196,9 @@ class OwnLoop:
             self._thread.join()
         return True
 
+    def thread_names(self) -> list[str]:
+        return [] if self._asyncio_threads is None else self._asyncio_threads.workers.names()
+
     def leave_behind(self) -> None:
         self._left_behind = True
 
@@ -373,6 +376,9 @@ class BorrowedLoop:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         return True
+
+    def thread_names(self) -> list[str]:
+        return []
 
     def leave_behind(self) -> None:
         pass

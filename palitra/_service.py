@@ -112,6 +112,9 @@ class Host(Protocol):
     def join(self, deadline: Deadline) -> bool:
         """Wait for the threads of the host; False at the limit."""
 
+    def thread_names(self) -> list[str]:
+        """The threads that `join` would wait for, but for the loop's own."""
+
     def abandon(self) -> None:
         """In a forked child: the loop is the parent's."""
 
@@ -148,6 +151,7 @@ class Service:
         self.calls = Calls()
         self.inbox = Inbox()
         self.contexts: dict[Callable[..., Awaitable[object]], None] = {}  # see `add_exit`
+        self._leaving: Callable[..., Awaitable[object]] | None = None  # that which is being left
         self.body_error: BaseException | None = None  # of the `with` block that has ended
         self.slots = None if self._max_workers is None else Slots(self._max_workers)
         self.workers = WorkerThreads(self._max_threads, self.name_prefix, self.initialize)
@@ -504,6 +508,7 @@ class Service:
         error = self.body_error
         while self.contexts:
             leave, _ = self.contexts.popitem()
+            self._leaving = leave
             try:
                 if await leave(error):
                     error = None
@@ -511,6 +516,8 @@ class Service:
                 loop.call_exception_handler(
                     {"message": f"{name_of(leave)} failed at shutdown", "exception": exc}
                 )
+            finally:
+                self._leaving = None
         self.body_error = error
 
     def fail_calls(self) -> None:
@@ -565,10 +572,15 @@ class Service:
 
     def waited_for(self) -> str:
         """What the end waits for, by name, for a text."""
-        calls = list(self.calls.waited)
+        calls = list(self.calls.waited) or (list(self.calls.services) if self._end else [])
         names = [call.describe() for call in calls[:_NAMED]]
         if len(calls) > _NAMED:
             names.append(f"{len(calls) - _NAMED} more")
+        leaving = self._leaving
+        if leaving is not None:
+            names.append(name_of(leaving))
+        if not names:
+            names = [*self.workers.names(), *self.host.thread_names()]
         return ", ".join(names) or "clean-up"
 
     def abandon_at_exit(self) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
+import sys
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -63,6 +64,12 @@ def traceback_of(exc: BaseException) -> TracebackType | None:
 def _is_ours(frame: FrameType) -> bool:
     package = frame.f_globals.get("__package__")
     return package == _PACKAGE or (isinstance(package, str) and package.startswith(f"{_PACKAGE}."))
+
+
+def gil_is_there() -> bool:
+    """Whether no other thread changes a chain of coroutines while one walks along it."""
+    enabled: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return enabled
 
 
 def innermost_frame(awaitable: object) -> FrameType | None:
