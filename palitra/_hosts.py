@@ -142,10 +142,11 @@ class OwnLoop:
     def _close(self, service: Service) -> None:
         service.done = True
         self._started.happen()
+        # First: a call that is failed leaves the register.
+        left = {call.task for call in list(service.calls.left) if call.task is not None}
         service.fail_calls()
         loop = self.loop
         if loop is not None and not loop.is_closed():
-            left = {call.task for call in service.calls.left if call.task is not None}
             try:
                 self._close_loop(loop, left)
             except BaseException:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import threading
 import time
@@ -297,27 +296,37 @@ def test_a_service_may_be_cancelled_and_may_end(executor: palitra.AsyncLoopExecu
         assert executor.submit_service(asyncio.sleep, 0, "end").result(SOON) == "end"
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 def test_a_service_that_ignores_its_cancellation_has_a_second(
-    executor: palitra.AsyncLoopExecutor, gate: Gate, caplog: pytest.LogCaptureFixture
+    start: Callable[..., Child], frozen: bool
 ) -> None:
-    executor.submit_service(gate.pass_through)
-    assert gate.reached.wait(SOON)
-    began = time.monotonic()
-    executor.shutdown()
-    assert 0.9 < time.monotonic() - began < 3
-    (record,) = [record for record in caplog.records if record.name == "palitra"]
-    assert record.levelno == logging.WARNING
-    assert "left behind at the end: Gate.pass_through" in record.getMessage()
+    end = start(
+        """
+        async def serve():
+            begun.set()
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    pass
 
-
-def test_a_service_has_its_second_although_the_clock_is_frozen(
-    monkeypatch: pytest.MonkeyPatch, gate: Gate
-) -> None:
-    executor = palitra.AsyncLoopExecutor()
-    executor.submit_service(gate.pass_through)
-    assert gate.reached.wait(SOON)
-    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    executor.shutdown(timeout=SOON)
+        begun = threading.Event()
+        executor = palitra.AsyncLoopExecutor()
+        executor.submit_service(serve)
+        begun.wait()
+        now = time.monotonic
+        """,
+        "time.monotonic = lambda: 1000.0" if frozen else "",
+        """
+        began = now()
+        executor.shutdown()
+        say(0.9 < now() - began < 4)
+        """,
+    ).finish()
+    assert end.stdout == "True\n"
+    assert "left behind at the end: serve" in end.stderr
+    assert len(end.stderr.splitlines()) == 1
+    assert end.returncode == 0
 
 
 def test_what_is_no_coroutine_is_no_service(executor: palitra.AsyncLoopExecutor) -> None:
@@ -343,7 +352,12 @@ class Reports:
 
     def __init__(self, executor: palitra.AsyncLoopExecutor) -> None:
         self.contexts: list[dict[str, Any]] = []
-        executor.get_loop().set_exception_handler(lambda _, context: self.contexts.append(context))
+        self.told = threading.Event()
+        executor.get_loop().set_exception_handler(self._tell)
+
+    def _tell(self, _: object, context: dict[str, Any]) -> None:
+        self.contexts.append(context)
+        self.told.set()
 
 
 async def fail(gate: Gate | None = None) -> None:
@@ -356,8 +370,8 @@ def test_a_service_that_dies_unasked_is_reported(executor: palitra.AsyncLoopExec
     with executor:
         reports = Reports(executor)
         future = executor.submit_service(fail)
-        assert wait([future], SOON).done
-        executor.run(asyncio.sleep(0))
+        assert reports.told.wait(SOON)
+        assert type(future.exception(SOON)) is ZeroDivisionError
     (context,) = reports.contexts
     assert context["message"] == "the service fail has failed"
     assert type(context["exception"]) is ZeroDivisionError
