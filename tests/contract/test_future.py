@@ -32,6 +32,8 @@ from palitra import AsyncLoopExecutor, DeadlockError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+pytestmark = pytest.mark.any_host
+
 PALITRA = Path(palitra.__file__).parent
 
 
@@ -331,6 +333,7 @@ def test_a_plain_callable_that_runs_cannot_be_cancelled(
     assert not future.cancelled()
 
 
+@pytest.mark.own_loop("the exception ends the loop of the application")
 def test_a_callback_that_wants_to_exit_keeps_no_other_call_from_failing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -605,6 +608,7 @@ def test_a_failing_callback_is_logged_and_hurts_nobody(
     assert executor.submit(value_of, 1).result(PATIENCE) == 1
 
 
+@pytest.mark.own_loop("the exception ends the loop of the application")
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 def test_a_callback_that_wants_to_exit_hurts_no_other_call(
     executor: AsyncLoopExecutor, held: Held, kind: type[BaseException]
