@@ -58,9 +58,7 @@ class _Default:
             if ended is place.was_set:
                 return ended  # it says itself why it takes no call
             _take_out(place.current, ended)
-        return place.current.setdefault(
-            "executor", AsyncLoopExecutor(thread_name_prefix="palitra")
-        )
+        return place.current.setdefault("executor", AsyncLoopExecutor(thread_name_prefix="palitra"))
 
     def set(self, executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None:
         self._places.append(_Place(executor))

@@ -511,8 +511,7 @@ class AsyncLoopExecutor(Executor):
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         if service.on_loop() and any(
-            call.takes_first_step or waits_for(call.task, task)
-            for call in service.calls.snapshot()
+            call.takes_first_step or waits_for(call.task, task) for call in service.calls.snapshot()
         ):
             raise DeadlockError(
                 "aclose() would wait for the call that it is called in: use shutdown(wait=False) "

@@ -265,7 +265,9 @@ class BorrowedLoop:
         if not self.loop.is_running():
             return "nowhere: its loop does not run"
         thread = getattr(self.loop, "_thread_id", None) or self._loop_thread
-        return "where nobody knows: its loop has not answered yet" if thread is None else where(thread)
+        return (
+            "where nobody knows: its loop has not answered yet" if thread is None else where(thread)
+        )
 
     def failure(self) -> BaseException | None:
         guard = self._guard

@@ -483,7 +483,8 @@ class Service:
         ended = Moment()
 
         def end(task: asyncio.Task[None] | None) -> None:
-            left.discard(task)  # type: ignore[arg-type]
+            if task is not None:
+                left.discard(task)
             if not enough.done() and (task is None or not left):
                 enough.set_result(None)
 

@@ -23,7 +23,7 @@ session: aiohttp.ClientSession
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the session on the server's loop, and let palitra use that loop, too."""
-    global session  # noqa: PLW0603  (one for the application)
+    global session
     async with (
         aiohttp.ClientSession() as session,
         palitra.AsyncLoopExecutor.from_loop(exit_timeout=5) as executor,

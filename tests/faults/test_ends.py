@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor, wait
@@ -60,8 +61,6 @@ def executor(loop_flavour: dict[str, Any]) -> palitra.AsyncLoopExecutor:
 
 
 def gil_is_enabled() -> bool:
-    import sys
-
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
@@ -334,11 +333,12 @@ def test_what_is_no_coroutine_is_no_service(executor: palitra.AsyncLoopExecutor)
         yield 1
 
     with executor:
-        for wrong in (pow, 1, None, items, items(), lambda: 1):
+        wrongs: list[Any] = [pow, 1, None, items, items(), lambda: 1]
+        for wrong in wrongs:
             with pytest.raises(TypeError, match=r"submit_service\(\) takes a coroutine function"):
-                executor.submit_service(wrong)  # type: ignore[call-overload]
+                executor.submit_service(wrong)
         with pytest.raises(TypeError, match="a coroutine takes no arguments"):
-            executor.submit_service(asyncio.sleep(0), 1)  # type: ignore[call-overload]
+            executor.submit_service(asyncio.sleep(0), 1)
 
 
 def test_a_refused_service_is_closed(executor: palitra.AsyncLoopExecutor) -> None:
@@ -392,15 +392,21 @@ def test_a_service_that_dies_asked_is_not_reported(
             with pytest.raises(TimeoutError):
                 future.result(0.01)
         else:
-            ask: Callable[[], object] = {
-                "result": lambda: pytest.raises(ZeroDivisionError, future.result),
+
+            def ask_for_result() -> None:
+                with pytest.raises(ZeroDivisionError):
+                    future.result()
+
+            ways: dict[str, Callable[[], object]] = {
+                "result": ask_for_result,
                 "exception": future.exception,
                 "wait": lambda: wait([future]),
-            }[how]
+            }
+            ask = ways[how]
             thread = threading.Thread(target=ask)
             threads.append(thread)
             thread.start()
-            while not (future.__dict__.get("_sleepers") or future.watched):
+            while not {"_sleepers", "_waiters"} & future.__dict__.keys():
                 time.sleep(0.001)
         gate.open()
         assert wait([future], SOON).done
@@ -482,8 +488,7 @@ class TestSetExecutor:
 
         def swap(executor: palitra.AsyncLoopExecutor) -> None:
             barrier.wait()
-            for _ in range(200):
-                returned.append(palitra.set_executor(executor))
+            returned.extend(palitra.set_executor(executor) for _ in range(200))
 
         threads = [threading.Thread(target=swap, args=(executor,)) for executor in executors]
         for thread in threads:
