@@ -579,6 +579,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     _sleepers: tuple[LockType, ...] | list[LockType] = ()
     _callbacks: tuple[Any, ...] | list[list[Callable[[Any], object]]] = ()
     _untold: deque[Any] | tuple[Any, ...] = ()  # watchers to be told of the end
+    _being_told: object = None  # the watcher that is, or was when Ctrl-C came
     # What the state is to be, where `_open` is taken and the state could not be changed at once.
     _decided = FINISHED
     # A call that is settled from outside leaves the register when its body is over, and everybody
@@ -731,7 +732,10 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     def _tell_watchers(self) -> None:
         while self._untold:
             watcher = self._untold[0]
-            if any(future is self for future in watcher.finished_futures):
+            # Looked for only then: a watcher of many futures has a long list of those it knows of.
+            interrupted = self._being_told is watcher
+            self._being_told = watcher
+            if interrupted and any(future is self for future in watcher.finished_futures):
                 watcher.event.set()  # Ctrl-C came while this was being told
             elif self._state != FINISHED:
                 watcher.add_cancelled(self)
