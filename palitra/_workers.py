@@ -201,12 +201,14 @@ class WorkerThreads:
         return True
 
     def names(self) -> list[str]:
-        """The threads that have not ended, and where they stand, for a text."""
+        """The threads that do something, and where they stand, for a text."""
         frames = sys._current_frames()
         return [
             f"thread {thread.name} {place(frames[thread.ident])}"
             for thread, stopped in list(self.threads.items())
-            if not stopped.passed and thread.ident in frames
+            if not stopped.passed
+            and thread.ident in frames
+            and frames[thread.ident].f_code is not WorkerThreads._work.__code__  # idle
         ]
 
     def leave_behind(self) -> None:

@@ -859,3 +859,26 @@ def test_futures_and_executors_do_not_pickle_and_say_what_does(
     for thing in (future, executor):
         with pytest.raises(TypeError, match="sync"):
             pickle.dumps(thing)
+
+
+def test_a_watcher_of_many_futures_is_told_without_a_search_of_those_it_knows(
+    executor: AsyncLoopExecutor,
+) -> None:
+    searches: list[None] = []
+
+    class Known(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            searches.append(None)
+            return super().__iter__()
+
+    held = [Held() for _ in range(3)]
+    futures = [executor.submit(each.coroutine) for each in held]
+    watcher: Any = concurrent.futures._base._AllCompletedWaiter(3, stop_on_exception=False)
+    watcher.finished_futures = Known()
+    for future in futures:
+        future._waiters.append(watcher)  # as `concurrent.futures.wait` does
+    for each in held:
+        each.release.open()
+
+    assert watcher.event.wait(PATIENCE)
+    assert searches == []
