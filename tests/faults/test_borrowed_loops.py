@@ -232,11 +232,11 @@ class Loop:
         if not self.loop.is_closed():
             if self.loop.is_running():
                 self.stop()
-            self.loop.run_until_complete(self._cancel_tasks())
+            # Not in there: since 3.14 a running loop knows the tasks of its own thread alone.
+            self.loop.run_until_complete(self._cancel(asyncio.all_tasks(self.loop)))
             self.loop.close()
 
-    async def _cancel_tasks(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    async def _cancel(self, tasks: set[asyncio.Task[Any]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
