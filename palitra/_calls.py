@@ -27,13 +27,21 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import sys
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from palitra._waiting import Moment, locked, release, wait_for
-from palitra._words import close_if_coroutine, name_of, user_traceback
+from palitra._words import (
+    close_if_coroutine,
+    gil_is_there,
+    innermost_frame,
+    name_of,
+    place,
+    user_traceback,
+)
 
 if TYPE_CHECKING:
     from palitra._service import Service
@@ -126,13 +134,24 @@ class Call:
         return [] if self._task is None else [self._task]
 
     def describe(self) -> str:
-        """The call in a few words, for a text."""
-        return self.name
+        """The call in a few words, and where it stands, for a text."""
+        if self._worker:
+            frame = sys._current_frames().get(self._worker)
+        elif self._state == RUNNING and gil_is_there():
+            frame = innermost_frame(self._target)
+        else:
+            frame = None  # it has not started; or its frames may go while this looks at them
+        return self.name if frame is None else f"{self.name} {place(frame)}"
 
     @property
     def task(self) -> asyncio.Task[None] | None:
         """The task that runs the coroutine, while it does."""
         return self._task
+
+    @property
+    def takes_first_step(self) -> bool:
+        """On the loop: whether the caller is in the step in which the coroutine starts."""
+        return self._begun and self._task is None and self._target is not None
 
     @property
     def settled(self) -> bool:

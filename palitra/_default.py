@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -17,40 +18,58 @@ _T = TypeVar("_T")
 _ExitT = TypeVar("_ExitT", bound=bool | None)
 
 
+class _Place:
+    """Where a default executor is, if there is one, under one key."""
+
+    def __init__(self, executor: AsyncLoopExecutor | None = None) -> None:
+        self.current: dict[str, AsyncLoopExecutor] = {}
+        self.was_set = executor  # by `set_executor`: it is never replaced
+        if executor is not None:
+            self.current["executor"] = executor
+
+
 class _Default:
     """One executor for everybody: made on first use, and again after its end; or one that was set.
 
-    `_current` holds the executor under one key. A thread that finds none, or one that has ended,
-    takes that one out and puts its own in, if no other thread has been faster: `dict.setdefault`
-    says whose it is. No lock is held, so none can be left held by Ctrl-C or reach a forked child.
+    A thread that finds none, or one that has ended, takes that one out and puts its own in, if no
+    other thread has been faster: `dict.setdefault` says whose it is. Whoever sets an executor
+    appends its place to the others, and takes the first of them away: so each executor that was
+    there is returned once. No lock is held, so none can be left held by Ctrl-C or reach a forked
+    child.
     """
 
     def __init__(self) -> None:
-        self._current: dict[str, AsyncLoopExecutor] = {}
-        self._set: AsyncLoopExecutor | None = None  # by `set_executor`: it is never replaced
+        self._places = deque([_Place()])  # the last is the one that counts
+
+    @property
+    def current(self) -> AsyncLoopExecutor | None:
+        """The executor that there is."""
+        return self._places[-1].current.get("executor")
 
     def get(self) -> AsyncLoopExecutor:
-        executor = self._current.get("executor")
+        place = self._places[-1]
+        executor = place.current.get("executor")
         if executor is None or not executor._service.usable:
-            return self._renewed(executor)
+            return self._renewed(place, executor)
         return executor
 
-    def _renewed(self, ended: AsyncLoopExecutor | None) -> AsyncLoopExecutor:
+    def _renewed(self, place: _Place, ended: AsyncLoopExecutor | None) -> AsyncLoopExecutor:
         if ended is not None:
-            if ended is self._set:
+            if ended is place.was_set:
                 return ended  # it says itself why it takes no call
-            _take_out(self._current, ended)
-        return self._current.setdefault("executor", AsyncLoopExecutor(thread_name_prefix="palitra"))
+            _take_out(place.current, ended)
+        return place.current.setdefault("executor", AsyncLoopExecutor(thread_name_prefix="palitra"))
 
     def set(self, executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None:
-        before = self._current.pop("executor", None)
-        self._set = executor
-        if executor is not None:
-            self._current["executor"] = executor
-        return before
+        self._places.append(_Place(executor))
+        place = self._places.popleft()
+        before = place.current.get("executor")
+        # Nobody can do anything with one that has ended, unless somebody has set it.
+        usable = before is not None and (before is place.was_set or before._service.usable)
+        return before if usable else None
 
     def shutdown(self, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
-        executor = self._current.get("executor")
+        executor = self.current
         if executor is not None:
             executor.shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
 
@@ -112,6 +131,7 @@ def set_executor(executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None
     if executor is not None:
         if not isinstance(executor, AsyncLoopExecutor):
             raise TypeError(f"set_executor() takes an AsyncLoopExecutor or None, not {executor!r}")
+        executor._service.notice_lost_loop()
         if not executor._service.usable:
             raise ValueError(f"set_executor() takes an executor that takes calls, not {executor!r}")
     return _default.set(executor)

@@ -26,7 +26,7 @@ from palitra._futures import FutureCall
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
 from palitra._service import Host, Service
-from palitra._waiting import Deadline
+from palitra._waiting import Deadline, waits_for
 from palitra._words import close_if_coroutine, hint, name_of, user_traceback
 from palitra._workers import default_number_of_threads
 
@@ -517,7 +517,9 @@ class AsyncLoopExecutor(Executor):
         service.check_process()
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
-        if service.on_loop() and any(call.task is task for call in service.calls.snapshot()):
+        if service.on_loop() and any(
+            call.takes_first_step or waits_for(call.task, task) for call in service.calls.snapshot()
+        ):
             raise DeadlockError(
                 "aclose() would wait for the call that it is called in: use shutdown(wait=False) "
                 "there"
@@ -925,15 +927,16 @@ class AsyncLoopExecutor(Executor):
             close_if_coroutine(fn)
             raise TypeError(f"push_async_callback() takes an async function, not {fn!r}")
         context = contextvars.copy_context()
+        service = self._service  # what is to be left does not keep the executor
 
         async def call() -> None:
             await fn(*args, **kwargs)
 
         async def leave(_: BaseException | None) -> None:
-            await asyncio.get_running_loop().create_task(call(), context=context)
+            await service.create_task(call(), context, fn)
 
         async def push() -> None:
-            self._service.add_exit(leave)
+            service.add_exit(leave)
 
         leave.__qualname__ = name_of(fn)
         if self._service.on_loop():

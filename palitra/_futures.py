@@ -5,6 +5,7 @@ What a call is, and which permissions settle it, is said in `_calls`.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextvars
 import functools
@@ -112,6 +113,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     _waiters = _ListOnDemand()
     _sleepers: tuple[LockType, ...] | list[LockType] = ()
     _callbacks: tuple[Any, ...] | list[list[Callable[[Any], object]]] = ()
+    _being_told: object = None  # the watcher that is, or was when Ctrl-C came
     _untold: deque[Any] | tuple[Any, ...] = ()  # watchers to be told of the end
     # What the state is to be, where `_open` is taken and the state could not be changed at once.
     _decided = FINISHED
@@ -211,6 +213,16 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         if self._state in _FINAL:
             _call_back(self, [permission])
 
+    def _keep_error(self, exc: BaseException) -> str | None:
+        state = super()._keep_error(exc)
+        if self.kind == "service" and state == FINISHED and self._exception is exc:
+            asked = self.watched or "_sleepers" in self.__dict__ or "_callbacks" in self.__dict__
+            if not asked:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"the service {self.name} has failed", "exception": exc}
+                )
+        return state
+
     # -- the end ------------------------------------------------------------------------------
 
     def _settle(self, state: str, patience: int = _PATIENCE) -> None:
@@ -266,7 +278,10 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     def _tell_watchers(self) -> None:
         while self._untold:
             watcher = self._untold[0]
-            if any(future is self for future in watcher.finished_futures):
+            # Looked for only then: a watcher of many futures has a long list of those it knows of.
+            interrupted = self._being_told is watcher
+            self._being_told = watcher
+            if interrupted and any(future is self for future in watcher.finished_futures):
                 watcher.event.set()  # Ctrl-C came while this was being told
             elif self._state != FINISHED:
                 watcher.add_cancelled(self)

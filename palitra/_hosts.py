@@ -25,7 +25,7 @@ from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 from palitra import _hooks
-from palitra._calls import GRACE, Call, DeadlockError
+from palitra._calls import GRACE, Call, DeadlockError, clock
 from palitra._waiting import Deadline, Moment, Permission
 from palitra._words import place, user_traceback
 from palitra._workers import AsyncioThreads, make_thread, run_initializer
@@ -73,7 +73,7 @@ class OwnLoop:
     def failure(self) -> BaseException | None:
         return None  # the thread says so itself
 
-    def check(self, service: Service) -> None:
+    def check(self, service: Service, at_end: bool) -> None:
         pass
 
     def start(self, service: Service) -> None:
@@ -144,6 +144,7 @@ class OwnLoop:
     def _close(self, service: Service) -> None:
         service.done = True
         self._started.happen()
+        # First: a call that is failed leaves the register.
         left = list(service.calls.left)
         service.fail_calls()
         loop = self.loop
@@ -207,6 +208,9 @@ class OwnLoop:
             self._thread.join()
         return True
 
+    def thread_names(self) -> list[str]:
+        return [] if self._asyncio_threads is None else self._asyncio_threads.workers.names()
+
     def leave_behind(self) -> None:
         self._left_behind = True
 
@@ -261,8 +265,7 @@ def _silence(task: asyncio.Task[Any]) -> None:
 
     It is kept for good: to let go of it would run its clean-up, without the loop that this needs.
     """
-    with contextlib.suppress(AttributeError):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    _say_nothing_of(task)
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes  # noqa: PLC0415  (almost no program comes here)
 
@@ -285,111 +288,170 @@ def _expect_running_generators(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_exception_handler(handle)
 
 
+def _say_nothing_of(task: asyncio.Task[Any]) -> None:
+    with contextlib.suppress(AttributeError):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 class BorrowedLoop:
-    """A loop that the application runs: palitra neither starts nor stops it."""
+    """A loop that the application runs: palitra neither starts nor stops it.
+
+    Three things tell of its end: a task of ours, the guard, is cancelled, as `asyncio.run` does it
+    with all tasks; a thread of ours sees that the loop is closed; and whoever ends the executor, or
+    the process, finds a loop that has not run for a while.
+    """
 
     is_borrowed = True
+    ends_with_main_thread = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
         self.loop = loop if pid == os.getpid() else None
         self._begin = Permission()  # to begin, or to see to it that nothing ever does
         self._end = Permission()  # to be the one that ends the service
-        self._guard: asyncio.Task[None] | None = None  # it is cancelled where the loop ends
+        self._started = Moment()  # when calls are taken, or never will be
+        self._thread: threading.Thread | None = None  # the one that watches
+        self._loop_thread: int | None = None
+        self._ending_thread: int | None = None  # which may run the callbacks of futures
+        self._guard: asyncio.Task[None] | None = None
         self._released: asyncio.Future[None] | None = None
+        self._stopped_since: float | None = None
 
     def on_loop(self) -> bool:
-        return self.loop is not None and _get_running_loop() is self.loop
+        if self.loop is None:
+            return False
+        return _get_running_loop() is self.loop or self._ending_thread == get_ident()
 
     def where(self) -> str:
         if self.loop is None or self.loop.is_closed():
             return "nowhere: its loop is closed"
         if not self.loop.is_running():
             return "nowhere: its loop does not run"
-        return where(getattr(self.loop, "_thread_id", None))
+        thread = getattr(self.loop, "_thread_id", None) or self._loop_thread
+        return (
+            "where nobody knows: its loop has not answered yet" if thread is None else where(thread)
+        )
 
     def failure(self) -> BaseException | None:
         guard = self._guard
-        if guard is None or not self._end.free or not guard.cancelling():
-            return None
-        return _lost()
+        return None if guard is None or not guard.cancelling() else _lost()
 
-    def check(self, service: Service) -> None:
+    def check(self, service: Service, at_end: bool) -> None:
         loop = self.loop
-        if loop is not None and (
-            loop.is_closed() or (not service.usable and not loop.is_running())
-        ):
+        if loop is None:
+            return
+        if loop.is_closed() or (at_end and self._does_not_run(loop)):
             self._lose(service)
+
+    def _does_not_run(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether *loop* has not run for a while; between two runs is no end."""
+        if loop.is_running():
+            self._stopped_since = None
+            return False
+        now = clock()
+        if self._stopped_since is None:
+            self._stopped_since = now
+        return now - self._stopped_since >= _WATCH
 
     def _lose(self, service: Service) -> None:
         """The loop has gone, or is about to go."""
+        service.break_with(_lost())
+        self._end_service(service)
+
+    def _end_service(self, service: Service) -> None:
         if self._end.take():
-            service.break_with(_lost())
-            service.end_here()
+            self._ending_thread = get_ident()
+            try:
+                service.end_here()
+            finally:
+                self._ending_thread = None
 
     def start(self, service: Service) -> None:
-        loop = self.loop
-        if loop is None:
+        """Return when calls are taken, though the loop may not run yet."""
+        if self.loop is None:
             raise RuntimeError(
                 "this executor is over an event loop of the parent process: make one over a loop "
                 "of this process, or an AsyncLoopExecutor() of its own"
             )
-        if loop.is_closed():
+        if self.loop.is_closed():
             self._lose(service)
-        elif self._begin.take():
-            _refuse_patched_threads()
-            if not _hooks.watch(service):
-                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-            service.inbox.attend(loop)
-            service.ready = True
-            make_thread(self._watch, service, name=f"{service.name_prefix}_watch").start()
-            if self.on_loop():
-                self._settle_in(service)
-            else:
-                with contextlib.suppress(RuntimeError):  # closed just now: see `_watch`
-                    loop.call_soon_threadsafe(self._settle_in, service)
+        while not self._started.passed and self._end.free:
+            if self._begin.free:
+                # As for a loop of our own: a thread without the permission just ends.
+                _refuse_patched_threads()
+                if not _hooks.watch(service):
+                    raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+                make_thread(self._main, service, name=f"{service.name_prefix}_watch").start()
+            self._started.wait()
 
-    def _watch(self, service: Service) -> None:
-        """Notice that the loop was closed, which it tells nobody."""
-        while not service.over.wait(_WATCH):
-            self.check(service)
+    def _main(self, service: Service) -> None:
+        """In a thread that Ctrl-C does not reach: begin, then watch a loop that ends silently."""
+        loop = self.loop
+        if loop is None or not self._begin.take():
+            return
+        self._thread = threading.current_thread()
+        service.inbox.attend(loop)
+        service.ready = True
+        self._started.happen()
+        with contextlib.suppress(RuntimeError):  # closed just now, as is seen below
+            loop.call_soon_threadsafe(self._settle_in, service)
+        while self.loop is loop and not service.over.wait(_WATCH):
+            self.check(service, not service.usable)
 
     def _settle_in(self, service: Service) -> None:
         """On the loop: hang the bell, and have somebody there whom its end cancels."""
         loop = self.loop
         if loop is None or not self._end.free:
             return
+        self._loop_thread = get_ident()
         self._released = loop.create_future()
         self._guard = asyncio.Task(
-            self._wait_for_release(service, self._released), loop=loop, name="palitra"
+            self._keep_guard(service, self._released), loop=loop, name="palitra"
         )
+        _say_nothing_of(self._guard)
         service.inbox.hang_bell()
 
-    async def _wait_for_release(self, service: Service, released: asyncio.Future[None]) -> None:
+    async def _keep_guard(self, service: Service, released: asyncio.Future[None]) -> None:
         try:
             await released
         except asyncio.CancelledError:
-            self._lose(service)
+            if self._end.free:
+                # Who cancels all tasks waits for them: this is the time to leave the contexts.
+                service.done = True
+                service.break_with(_lost())
+                try:
+                    service.fail_calls()
+                    await service.leave_all_contexts()
+                finally:
+                    self._end_service(service)
             raise
 
     def end_unstarted(self) -> bool:
-        return self._begin.take()
+        if not self._begin.take():
+            return False
+        self._started.happen()
+        return True
 
     def finish(self, service: Service) -> None:
-        if self._end.take():
-            if self._released is not None and not self._released.done():
-                self._released.set_result(None)
-            service.end_here()
+        if self._released is not None and not self._released.done():
+            self._released.set_result(None)
+        self._end_service(service)
 
     def join(self, deadline: Deadline) -> bool:
+        # The thread has nothing left to do, and may be the one that asks.
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
         return True
+
+    def thread_names(self) -> list[str]:
+        return []
 
     def leave_behind(self) -> None:
         pass
 
-    ends_with_main_thread = False
-
     def abandon(self) -> None:
         self.loop = None
+        self._thread = None
+        self._started.happen()
 
 
 def _lost() -> RuntimeError:

@@ -226,7 +226,7 @@ def is_runner_alive() -> bool:
 
     .. versionadded:: 0.1.0
     """
-    executor = _default._default._current.get("executor")
+    executor = _default._default.current
     return executor is not None and executor._service.usable
 
 
@@ -243,7 +243,7 @@ def shutdown_global_runner() -> None:
 
     .. versionadded:: 0.1.0
     """
-    executor = _default._default._current.get("executor")
+    executor = _default._default.current
     if executor is not None:
         _shut_down(executor)
 

@@ -49,6 +49,7 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
@@ -59,7 +60,7 @@ from palitra._futures import FutureCall
 from palitra._inbox import Callback, Inbox
 from palitra._waiting import Deadline, Moment
 from palitra._words import name_of
-from palitra._workers import WorkerThreads
+from palitra._workers import WorkerThreads, make_thread
 
 LOGGER = logging.getLogger("palitra")
 _EAGER = sys.version_info >= (3, 12)  # whether asyncio starts tasks at once
@@ -97,8 +98,11 @@ class Host(Protocol):
     def failure(self) -> BaseException | None:
         """Why the loop ends although nobody has ended the executor."""
 
-    def check(self, service: Service) -> None:
-        """Notice that the loop has gone, where it cannot say so itself."""
+    def check(self, service: Service, at_end: bool) -> None:
+        """Notice that the loop has gone, where it cannot say so itself.
+
+        *at_end*: a loop that somebody has stopped counts as gone, too.
+        """
 
     def end_unstarted(self) -> bool:
         """See to it that there never will be a loop; False if there is one."""
@@ -108,6 +112,9 @@ class Host(Protocol):
 
     def join(self, deadline: Deadline) -> bool:
         """Wait for the threads of the host; False at the limit."""
+
+    def thread_names(self) -> list[str]:
+        """The threads that `join` would wait for, but for the loop's own."""
 
     def abandon(self) -> None:
         """In a forked child: the loop is the parent's."""
@@ -145,6 +152,7 @@ class Service:
         self.calls = Calls()
         self.inbox = Inbox()
         self.contexts: dict[Callable[..., Awaitable[object]], None] = {}  # see `add_exit`
+        self._leaving: Callable[..., Awaitable[object]] | None = None  # that which is being left
         self.body_error: BaseException | None = None  # of the `with` block that has ended
         self.slots = None if self._max_workers is None else Slots(self._max_workers)
         self.workers = WorkerThreads(self._max_threads, self.name_prefix, self.initialize)
@@ -154,6 +162,8 @@ class Service:
         self.over = Moment()  # the last thing that is said
         self.contexts_left = Moment()  # once all were left, though calls may follow
         self._ending: asyncio.Task[None] | None = None
+        # The tasks that are ours, where the others are the application's.
+        self._tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
         self.host = self._make_host()
 
     # -- state --------------------------------------------------------------------------------
@@ -221,6 +231,10 @@ class Service:
     def check_process(self) -> None:
         """Start afresh in a child of a fork that has run none of Python's hooks."""
         _hooks.check_process()
+
+    def notice_lost_loop(self) -> None:
+        """Refuse further calls where the application's loop is closed."""
+        self.host.check(self, at_end=False)
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop, started if need be; raises where no call is accepted.
@@ -340,14 +354,18 @@ class Service:
         name = getattr(target, "__qualname__", None)
         if type(name) is not str:
             name = name_of(target)
+        task: asyncio.Task[None]
         if loop.get_task_factory() is not None:  # which may know nothing of names
             task = loop.create_task(coro, context=context)
             with contextlib.suppress(AttributeError):
                 task.set_name(name)
-            return task
-        if _EAGER and not loop.get_debug():
-            return asyncio.Task(coro, loop=loop, context=context, name=name, eager_start=True)
-        return loop.create_task(coro, context=context, name=name)
+        elif _EAGER and not loop.get_debug():
+            task = asyncio.Task(coro, loop=loop, context=context, name=name, eager_start=True)
+        else:
+            task = loop.create_task(coro, context=context, name=name)
+        if self.host.is_borrowed:
+            self._tasks.add(task)
+        return task
 
     # -- ending -------------------------------------------------------------------------------
 
@@ -390,7 +408,7 @@ class Service:
             self.post(self._cancel_tasks)
 
     def _cancel_tasks(self) -> None:
-        for task in asyncio.all_tasks():
+        for task in list(self._tasks) if self.host.is_borrowed else asyncio.all_tasks():
             if task is not self._ending:  # it waits for their clean-up, and ends the loop
                 task.cancel()
 
@@ -404,7 +422,7 @@ class Service:
     def _leave_contexts_early(self) -> None:
         if self._ending is None and not self.done:
             loop = asyncio.get_running_loop()
-            self._ending = asyncio.Task(self._leave_contexts(), loop=loop)
+            self._ending = asyncio.Task(self.leave_all_contexts(), loop=loop)
             self._ending.add_done_callback(self._left_early)
 
     def _left_early(self, task: asyncio.Task[None]) -> None:
@@ -425,7 +443,7 @@ class Service:
         """On the loop: once no call is left, leave the entered contexts and stop."""
         if self._end and self.calls.waited and not self.done:
             self.staff()
-        if self._end and not (self.calls.waited or self.done or self._ending is not None):
+        if self._end and not (self.calls.waited or self.loop_ends or self._ending is not None):
             # Whatever task factory there is.
             loop = asyncio.get_running_loop()
             self._ending = asyncio.Task(self._end_on_loop(), loop=loop)
@@ -434,14 +452,14 @@ class Service:
     def _wound_down(self, task: asyncio.Task[None]) -> None:
         """On the loop: begin again where user code has ended the task, cancelling all there are."""
         self._ending = None
-        if not self.done:
+        if not self.loop_ends:
             if not task.cancelled():
                 task.exception()  # which has gone to the loop as well
             self._wind_down()
 
     async def _end_on_loop(self) -> None:
         await self._end_services()
-        await self._leave_contexts()
+        await self.leave_all_contexts()
         self.done = True
         self.contexts_left.happen()
         self.host.finish(self)
@@ -454,16 +472,46 @@ class Service:
             call.cancel_on_loop()
         tasks = [call.task for call in services if call.task is not None]
         if tasks:
-            await asyncio.wait(tasks, timeout=GRACE)
+            await self._wait_briefly(tasks)
         for call in list(self.calls.services):
             LOGGER.warning("left behind at the end: %s", call.describe())
             self.calls.leave_behind(call)
 
-    async def _leave_contexts(self) -> None:
+    async def _wait_briefly(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Wait for *tasks*, a second at most, though the loop's own clock may be frozen."""
+        loop = asyncio.get_running_loop()
+        left = set(tasks)
+        enough = loop.create_future()
+        ended = Moment()
+
+        def end(task: asyncio.Task[None] | None) -> None:
+            if task is not None:
+                left.discard(task)
+            if not enough.done() and (task is None or not left):
+                enough.set_result(None)
+
+        def limit() -> None:
+            if not ended.wait(GRACE):
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(end, None)
+
+        for task in tasks:
+            task.add_done_callback(end)
+        timer = loop.call_later(GRACE, end, None)  # late in an exit there are no more threads
+        with contextlib.suppress(RuntimeError):
+            make_thread(limit, name=f"{self.name_prefix}_limit").start()
+        try:
+            await enough
+        finally:
+            timer.cancel()
+            ended.happen()
+
+    async def leave_all_contexts(self) -> None:
         loop = asyncio.get_running_loop()
         error = self.body_error
         while self.contexts:
             leave, _ = self.contexts.popitem()
+            self._leaving = leave
             try:
                 if await leave(error):
                     error = None
@@ -471,6 +519,8 @@ class Service:
                 loop.call_exception_handler(
                     {"message": f"{name_of(leave)} failed at shutdown", "exception": exc}
                 )
+            finally:
+                self._leaving = None
         self.body_error = error
 
     def fail_calls(self) -> None:
@@ -512,23 +562,28 @@ class Service:
         """Wait for the end of the loop and of all threads; False at the limit."""
 
         def is_over(seconds: float) -> bool:
-            self.host.check(self)
+            self.host.check(self, at_end=True)
             return self.over.wait(seconds)
 
         return deadline.wait(is_over) and self.host.join(deadline) and self.workers.join(deadline)
 
     def wait_for_calls(self, seconds: float) -> bool:
         """Wait for the calls that were in flight when this was first called; False if too long."""
-        self.host.check(self)
+        self.host.check(self, at_end=True)
         self.inbox.ring()  # Ctrl-C may have kept somebody from it
         return self.over.passed or self.calls.wait_for_these(seconds)
 
     def waited_for(self) -> str:
         """What the end waits for, by name, for a text."""
-        calls = list(self.calls.waited)
+        calls = list(self.calls.waited) or (list(self.calls.services) if self._end else [])
         names = [call.describe() for call in calls[:_NAMED]]
         if len(calls) > _NAMED:
             names.append(f"{len(calls) - _NAMED} more")
+        leaving = self._leaving
+        if leaving is not None:
+            names.append(name_of(leaving))
+        if not names:
+            names = [*self.workers.names(), *self.host.thread_names()]
         return ", ".join(names) or "clean-up"
 
     def abandon_at_exit(self) -> str:

@@ -34,14 +34,17 @@ import asyncio
 import sys
 import threading
 from _thread import LockType, allocate_lock, get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 # Seconds between looks for a signal. On Windows none ends the wait for a lock.
 _SLICE = 0.1
 _LONG_SLICE = 0.1 if sys.platform == "win32" else 1.0
 # The steps in which a `Deadline` counts.
 _STEP = 0.05
+# Where coroutines wait for many tasks at once.
+_GROUPS = ("asyncio.", "anyio.")
 
 
 def locked() -> LockType:
@@ -190,3 +193,39 @@ class Moment:
         except ValueError:
             return False
         return True
+
+
+def waits_for(waiting: asyncio.Task[Any] | None, task: asyncio.Task[Any] | None) -> bool:
+    """On the loop of both: whether *waiting* is *task*, or awaits it, as far as can be told.
+
+    Looked for in what the frames of asyncio and anyio hold in which *waiting* is suspended: what
+    they wait for, or a group of it.
+    """
+    seen: set[int] = set()
+    to_look_at: list[object] = [waiting]
+    while to_look_at and task is not None:
+        each = to_look_at.pop()
+        if each is task:
+            return True
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, asyncio.Task):
+            to_look_at.append(getattr(each, "_fut_waiter", None))
+            to_look_at += _awaited_in_frames(each.get_coro())
+        elif isinstance(each, asyncio.Future):
+            to_look_at += getattr(each, "_children", ())  # of gather
+    return False
+
+
+def _awaited_in_frames(awaitable: object) -> Iterator[object]:
+    while awaitable is not None:
+        frame = getattr(awaitable, "cr_frame", None)
+        if frame is not None and frame.f_globals.get("__name__", "").startswith(_GROUPS):
+            for value in list(frame.f_locals.values()):
+                group = getattr(value, "_tasks", value)
+                if isinstance(group, set | list | tuple):
+                    yield from group
+                else:
+                    yield group
+        awaitable = getattr(awaitable, "cr_await", None)

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
+import sys
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -65,13 +66,28 @@ def _is_ours(frame: FrameType) -> bool:
     return package == _PACKAGE or (isinstance(package, str) and package.startswith(f"{_PACKAGE}."))
 
 
+def gil_is_there() -> bool:
+    """Whether no other thread changes a chain of coroutines while one walks along it."""
+    enabled: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return enabled
+
+
 def innermost_frame(awaitable: object) -> FrameType | None:
-    """The frame in which a suspended coroutine waits, through all that it awaits."""
+    """The frame in which a suspended coroutine waits, through all that it awaits.
+
+    Not one of asyncio's own, where there is another: those say little of what is waited for.
+    """
     frame: FrameType | None = None
     while awaitable is not None:
-        frame = getattr(awaitable, "cr_frame", getattr(awaitable, "gi_frame", None)) or frame
+        inner = getattr(awaitable, "cr_frame", getattr(awaitable, "gi_frame", None))
+        if inner is not None and not (frame is not None and _is_asyncios(inner)):
+            frame = inner
         awaitable = getattr(awaitable, "cr_await", getattr(awaitable, "gi_yieldfrom", None))
     return frame
+
+
+def _is_asyncios(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("asyncio.")
 
 
 def place(frame: FrameType) -> str:

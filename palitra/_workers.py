@@ -27,6 +27,7 @@ from concurrent.futures.thread import ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from palitra._waiting import Deadline, Moment, Permission
+from palitra._words import place
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -198,6 +199,17 @@ class WorkerThreads:
                 return False
             thread.join()
         return True
+
+    def names(self) -> list[str]:
+        """The threads that do something, and where they stand, for a text."""
+        frames = sys._current_frames()
+        return [
+            f"thread {thread.name} {place(frames[thread.ident])}"
+            for thread, stopped in list(self.threads.items())
+            if not stopped.passed
+            and thread.ident in frames
+            and frames[thread.ident].f_code is not WorkerThreads._work.__code__  # idle
+        ]
 
     def leave_behind(self) -> None:
         """Wait for no thread any more."""

@@ -27,6 +27,8 @@ from palitra._calls import BlockingCall
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
+pytestmark = pytest.mark.any_host
+
 both = pytest.mark.parametrize("buffersize", [None, 1, 3])
 
 SOON = 0.02  # seconds

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+pytestmark = pytest.mark.any_host
+
 
 def cached_context(
     executor: AsyncLoopExecutor, factory: Callable[[], AbstractAsyncContextManager[Any]]

@@ -15,6 +15,8 @@ from contract.gates import PATIENCE, Gate, in_thread, interrupt
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.any_host
+
 
 CANCELLED = CancelledError, asyncio.CancelledError
 

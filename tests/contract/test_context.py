@@ -12,6 +12,8 @@ import pytest
 from contract.gates import PATIENCE, Held, in_thread, value_of
 from palitra import AsyncLoopExecutor
 
+pytestmark = pytest.mark.any_host
+
 VARIABLE: contextvars.ContextVar[Any] = contextvars.ContextVar("VARIABLE", default="unset")
 
 

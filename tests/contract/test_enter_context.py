@@ -20,6 +20,8 @@ from palitra import AsyncLoopExecutor, DeadlockError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.any_host
+
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
 
@@ -110,6 +112,7 @@ def test_each_is_left_before_the_next_begins_to_leave(executor: AsyncLoopExecuto
     assert seen == ["begin b", "leave b", "begin a", "leave a"]
 
 
+@pytest.mark.own_loop("the application closes its loop")
 @pytest.mark.parametrize("failing", [Fails, Exits])
 def test_an_exit_that_raises_is_reported_and_keeps_no_other_from_leaving(
     executor: AsyncLoopExecutor, caplog: pytest.LogCaptureFixture, failing: type[Manager]
@@ -170,6 +173,7 @@ def test_push_async_callback_returns_its_function(executor: AsyncLoopExecutor) -
     assert executor.push_async_callback(value_of, 7) is value_of
 
 
+@pytest.mark.own_loop("looks at the name of the thread")
 def test_a_callback_may_be_any_callable_that_returns_an_awaitable(
     executor: AsyncLoopExecutor,
 ) -> None:

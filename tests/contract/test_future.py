@@ -32,6 +32,8 @@ from palitra import AsyncLoopExecutor, DeadlockError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+pytestmark = pytest.mark.any_host
+
 PALITRA = Path(palitra.__file__).parent
 
 
@@ -331,6 +333,7 @@ def test_a_plain_callable_that_runs_cannot_be_cancelled(
     assert not future.cancelled()
 
 
+@pytest.mark.own_loop("the exception ends the loop of the application")
 def test_a_callback_that_wants_to_exit_keeps_no_other_call_from_failing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -605,6 +608,7 @@ def test_a_failing_callback_is_logged_and_hurts_nobody(
     assert executor.submit(value_of, 1).result(PATIENCE) == 1
 
 
+@pytest.mark.own_loop("the exception ends the loop of the application")
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 def test_a_callback_that_wants_to_exit_hurts_no_other_call(
     executor: AsyncLoopExecutor, held: Held, kind: type[BaseException]
@@ -855,3 +859,26 @@ def test_futures_and_executors_do_not_pickle_and_say_what_does(
     for thing in (future, executor):
         with pytest.raises(TypeError, match="sync"):
             pickle.dumps(thing)
+
+
+def test_a_watcher_of_many_futures_is_told_without_a_search_of_those_it_knows(
+    executor: AsyncLoopExecutor,
+) -> None:
+    searches: list[None] = []
+
+    class Known(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            searches.append(None)
+            return super().__iter__()
+
+    held = [Held() for _ in range(3)]
+    futures = [executor.submit(each.coroutine) for each in held]
+    watcher: Any = concurrent.futures._base._AllCompletedWaiter(3, stop_on_exception=False)
+    watcher.finished_futures = Known()
+    for future in futures:
+        future._waiters.append(watcher)  # as `concurrent.futures.wait` does
+    for each in held:
+        each.release.open()
+
+    assert watcher.event.wait(PATIENCE)
+    assert searches == []

@@ -22,6 +22,8 @@ from palitra import AsyncLoopExecutor, DeadlockError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.any_host
+
 CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
 
 

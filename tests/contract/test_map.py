@@ -21,6 +21,8 @@ from palitra import AsyncLoopExecutor, DeadlockError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.any_host
+
 
 async def power(base: int, exponent: int) -> int:
     await asyncio.sleep(0)

@@ -21,6 +21,8 @@ from palitra import AsyncLoopExecutor, DeadlockError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.any_host
+
 
 @pytest.fixture
 def held() -> Iterator[Held]:

@@ -18,6 +18,8 @@ from contract.gates import Gate, Held, fail_with, value_of
 from contract.subjects import Awaitable, Request, counted
 from palitra import AsyncLoopExecutor, DeadlockError
 
+pytestmark = pytest.mark.any_host
+
 
 async def where() -> int:
     """The thread that runs the coroutine."""

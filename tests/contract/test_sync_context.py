@@ -29,6 +29,8 @@ from palitra import AsyncLoopExecutor, DeadlockError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.any_host
+
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
 

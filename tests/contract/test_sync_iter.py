@@ -29,6 +29,8 @@ from contract.gates import (
 from lifetimes import happens
 from palitra import AsyncLoopExecutor, DeadlockError
 
+pytestmark = pytest.mark.any_host
+
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
 both = pytest.mark.parametrize("buffersize", [None, 1, 3])

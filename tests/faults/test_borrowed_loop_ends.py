@@ -1,0 +1,304 @@
+"""Programs over a loop of their own that fork, exit, or are interrupted."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from interpreters import Child
+
+FLAVOURS = ["asyncio", "uvloop"] if importlib.util.find_spec("uvloop") else ["asyncio"]
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+
+@pytest.fixture(params=FLAVOURS)
+def loop(request: pytest.FixtureRequest) -> str:
+    """The program's first lines: `run(coro)` is `asyncio.run` on each kind of loop."""
+    factory = "asyncio.new_event_loop"
+    if request.param == "uvloop":
+        factory = "__import__('uvloop').new_event_loop"
+    return f"""
+new_loop = {factory}
+
+
+def run(coro):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(coro)
+
+
+def in_thread(function, *args):
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    return thread
+
+
+begun = threading.Event()
+
+
+async def hang():
+    begun.set()
+    await asyncio.Event().wait()
+
+
+def outcome_of(function, *args):
+    try:
+        return function(*args)
+    except BaseException as exc:
+        return type(exc).__name__
+"""
+
+
+def test_a_thread_that_calls_learns_of_the_end_of_the_program(
+    loop: str, printed_by: Callable[..., list[str]]
+) -> None:
+    assert printed_by(
+        loop,
+        """
+        async def main():
+            executor = palitra.AsyncLoopExecutor.from_loop()
+            in_thread(lambda: say(outcome_of(executor.run, hang())))
+            await asyncio.to_thread(begun.wait)
+
+        run(main())
+        """,
+    ) == ["BrokenExecutor"]
+
+
+def test_ctrl_c_in_the_main_thread_ends_the_calls_of_others(
+    loop: str, start: Callable[..., Child]
+) -> None:
+    child = start(
+        loop,
+        """
+        async def main():
+            executor = palitra.AsyncLoopExecutor.from_loop()
+            in_thread(lambda: say(outcome_of(executor.run, hang())))
+            await asyncio.to_thread(begun.wait)
+            say("begun")
+            await asyncio.Event().wait()
+
+        try:
+            run(main())
+        except KeyboardInterrupt:
+            say("interrupted")
+        """,
+    )
+    child.expect("begun")
+    child.send_signal(signal.SIGINT)
+    end = child.finish()
+    assert sorted(end.stdout.splitlines()) == ["BrokenExecutor", "interrupted"]
+    assert (end.stderr, end.returncode) == ("", 0)
+
+
+ENDS = {
+    "shut down": "executor.shutdown()",
+    "not shut down": "pass",
+    "dropped": "del executor",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_loop_that_nobody_closes_does_not_hold_up_the_exit(
+    loop: str, end: str, printed_by: Callable[..., list[str]]
+) -> None:
+    assert printed_by(
+        loop,
+        f"""
+        loop = new_loop()
+        atexit.register(loop.close)  # last
+        executor = palitra.AsyncLoopExecutor.from_loop(loop)
+        future = executor.submit(hang)
+        loop.run_until_complete(asyncio.sleep(0.05))
+        assert begun.is_set()
+        future.add_done_callback(lambda future: say(type(future.exception()).__name__))
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False
+        {ENDS[end]}
+        say("end")
+        """,
+    ) == (["BrokenExecutor", "end"] if end == "shut down" else ["end", "BrokenExecutor"])
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_exit_finishes_the_calls_on_a_loop_in_a_daemon_thread(
+    loop: str, end: str, printed_by: Callable[..., list[str]]
+) -> None:
+    assert printed_by(
+        loop,
+        f"""
+        loop = new_loop()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+        executor = palitra.AsyncLoopExecutor.from_loop(loop)
+
+        async def leave():
+            say("left")
+
+        async def work():
+            begun.set()
+            await asyncio.sleep(0.2)
+            say("done")
+
+        executor.push_async_callback(leave)
+        future = executor.submit(work)
+        begun.wait()
+        warnings.simplefilter("ignore", ResourceWarning)
+        {ENDS[end]}
+        say("end")
+        """,
+    ) == (["done", "left", "end"] if end == "shut down" else ["end", "done", "left"])
+
+
+def test_exit_timeout_bounds_the_exit_on_a_blocked_loop(
+    loop: str, start: Callable[..., Child]
+) -> None:
+    end = start(
+        loop,
+        """
+        loop = new_loop()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+        executor = palitra.AsyncLoopExecutor.from_loop(loop, exit_timeout=0.2)
+
+        async def block():
+            begun.set()
+            threading.Event().wait()
+
+        future = executor.submit(block)
+        begun.wait()
+        future.add_done_callback(lambda future: say(type(future.exception()).__name__))
+        warnings.simplefilter("ignore", ResourceWarning)
+        sys.exit(3)
+        """,
+    ).finish()
+    assert end.stdout.splitlines() == ["BrokenExecutor"]
+    (line,) = end.stderr.splitlines()
+    assert line.startswith("left behind at exit: block")
+    assert end.returncode == 3
+
+
+@needs_fork
+def test_a_forked_child_is_refused_and_the_parent_goes_on(
+    loop: str, printed_by: Callable[..., list[str]]
+) -> None:
+    assert printed_by(
+        loop,
+        """
+        def in_child():
+            for function in (
+                lambda: executor.submit(double, 1),
+                lambda: executor.submit(pow, 2, 3),
+                lambda: executor.submit_service(double, 1),
+                lambda: executor.run(double(1)),
+                executor.get_loop,
+            ):
+                try:
+                    function()
+                except RuntimeError as exc:
+                    assert "over an event loop of the parent process" in str(exc), exc
+                else:
+                    say("no error")
+            assert outcome_of(future.result) == "BrokenExecutor"
+            assert not executor.on_loop()
+            use(palitra.get_executor())
+            executor.shutdown()
+            palitra.shutdown()
+
+        def work():
+            begun.wait()
+            say(fork(in_child, os._exit))
+            say(executor.run(double(21)))
+
+        async def main():
+            global executor, future
+            async with palitra.AsyncLoopExecutor.from_loop() as executor:
+                future = executor.submit(hang)
+                await asyncio.to_thread(work)
+                future.cancel()
+
+        run(main())
+        """,
+    ) == ["7", "42"]
+
+
+@needs_fork
+def test_a_fork_inside_a_coroutine_leaves_a_child_that_is_refused(
+    loop: str, printed_by: Callable[..., list[str]]
+) -> None:
+    assert printed_by(
+        loop,
+        """
+        def in_child():
+            assert not executor.on_loop()
+            try:
+                executor.submit(double, 1)
+            except RuntimeError as exc:
+                assert "over an event loop of the parent process" in str(exc), exc
+            else:
+                say("no error")
+
+        async def work():
+            return fork(in_child, os._exit)
+
+        async def main():
+            global executor
+            async with palitra.AsyncLoopExecutor.from_loop() as executor:
+                say(await asyncio.wrap_future(executor.submit(work)))
+                say(await asyncio.wrap_future(executor.submit(double, 21)))
+
+        run(main())
+        """,
+    ) == ["7", "42"]
+
+
+@needs_fork
+def test_an_executor_that_was_set_is_refused_in_a_child_until_another_is_set(
+    loop: str, printed_by: Callable[..., list[str]]
+) -> None:
+    assert printed_by(
+        loop,
+        """
+        def in_child():
+            say(outcome_of(palitra.run, double(1)))
+            palitra.set_executor(None)
+            say(palitra.run(double(1)))
+            palitra.shutdown()
+
+        def work():
+            say(palitra.run(double(2)))
+            say(fork(in_child, os._exit))
+
+        async def main():
+            async with palitra.AsyncLoopExecutor.from_loop() as executor:
+                palitra.set_executor(executor)
+                await asyncio.to_thread(work)
+
+        warnings.simplefilter("ignore", RuntimeWarning)
+        run(main())
+        """,
+    ) == ["4", "RuntimeError", "2", "7"]
+
+
+def test_a_program_may_use_one_loop_after_another(
+    loop: str, printed_by: Callable[..., list[str]]
+) -> None:
+    assert printed_by(
+        loop,
+        """
+        async def main():
+            executor = palitra.AsyncLoopExecutor.from_loop()
+            palitra.set_executor(executor)
+            return await asyncio.to_thread(lambda: palitra.run(double(21)))
+
+        say(run(main()), run(main()))
+        say(outcome_of(palitra.submit if hasattr(palitra, "submit") else palitra.get_loop))
+        palitra.set_executor(None)
+        say(palitra.run(double(1)))
+        """,
+    ) == ["42 42", "BrokenExecutor", "2"]
