@@ -35,7 +35,6 @@ from _thread import LockType, get_ident
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import InvalidStateError
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextlib import suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
@@ -49,6 +48,13 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]
+
+# The states, as `concurrent.futures.wait` compares them: its own words, which are not documented.
+_words: Any = getattr(concurrent.futures, "_base", None)
+PENDING: str = getattr(_words, "PENDING", "PENDING")
+RUNNING: str = getattr(_words, "RUNNING", "RUNNING")
+CANCELLED_AND_NOTIFIED: str = getattr(_words, "CANCELLED_AND_NOTIFIED", "CANCELLED_AND_NOTIFIED")
+FINISHED: str = getattr(_words, "FINISHED", "FINISHED")
 
 LOGGER = logging.getLogger("concurrent.futures")
 GRACE = 1.0  # seconds that a cancelled call has for its clean-up, where somebody waits for that
@@ -702,7 +708,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     def _tell_watchers(self) -> None:
         while self._untold:
             watcher = self._untold[0]
-            if any(future is self for future in watcher.finished_futures):
+            told = getattr(watcher, "finished_futures", ())
+            if any(future is self for future in told):
                 watcher.event.set()  # Ctrl-C came while this was being told
             elif self._state != FINISHED:
                 watcher.add_cancelled(self)

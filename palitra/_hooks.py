@@ -152,9 +152,13 @@ def stay_first() -> None:
     """
     hooks = _thread_hooks()
     ours = _process.thread_hook
-    if hooks and hooks[-1] is not ours and ours in hooks and not threading._SHUTTING_DOWN:  # type: ignore[attr-defined]
+    if hooks and hooks[-1] is not ours and ours in hooks and not _main_thread_has_ended():
         hooks.append(ours)  # first: an exit that comes meanwhile must find it
         hooks.remove(ours)
+
+
+def _main_thread_has_ended() -> bool:
+    return bool(getattr(threading, "_SHUTTING_DOWN", True))  # True: nothing is moved then
 
 
 class _Sought:

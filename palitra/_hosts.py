@@ -40,7 +40,10 @@ _WATCH = 0.25  # seconds between looks at borrowed loops, which end without a wo
 
 def where(ident: int | None) -> str:
     """Where a thread stands."""
-    frame = sys._current_frames().get(ident or 0)
+    try:
+        frame = sys._current_frames().get(ident or 0)
+    except AttributeError:
+        return "where this interpreter cannot tell"
     return "nowhere: it has ended" if frame is None else place(frame)
 
 
@@ -234,6 +237,7 @@ class BorrowedLoop:
         self._end = Permission()  # to be the one that ends the service
         self._guard: asyncio.Task[None] | None = None  # it is cancelled where the loop ends
         self._released: asyncio.Future[None] | None = None
+        self._ident: int | None = None  # the thread's in which the loop was seen
 
     def on_loop(self) -> bool:
         return self.loop is not None and _get_running_loop() is self.loop
@@ -243,7 +247,8 @@ class BorrowedLoop:
             return "nowhere: its loop is closed"
         if not self.loop.is_running():
             return "nowhere: its loop does not run"
-        return where(getattr(self.loop, "_thread_id", None))
+        ident = getattr(self.loop, "_thread_id", None) or self._ident
+        return "somewhere: it was not seen yet" if ident is None else where(ident)
 
     def failure(self) -> BaseException | None:
         guard = self._guard
@@ -296,6 +301,7 @@ class BorrowedLoop:
         loop = self.loop
         if loop is None or not self._end.free:
             return
+        self._ident = get_ident()
         self._released = loop.create_future()
         self._guard = asyncio.Task(
             self._wait_for_release(service, self._released), loop=loop, name="palitra"

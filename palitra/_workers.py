@@ -43,14 +43,13 @@ class OwnThread(threading.Thread):
 
     @property
     def daemon(self) -> bool:
-        asker = sys._getframe(1).f_code
-        return self._daemonic and asker is not threading.Thread.__init__.__code__
+        asker = sys._getframe(1)
+        caller = asker.f_globals.get("__name__"), asker.f_code.co_name
+        return super().daemon and caller != ("threading", "__init__")
 
     @daemon.setter
     def daemon(self, daemonic: bool) -> None:
-        self._daemonic = daemonic
-
-    _daemonic: bool
+        threading.Thread.daemon.__set__(self, daemonic)  # type: ignore[attr-defined]
 
 
 def make_thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
