@@ -11,7 +11,6 @@ Assumes
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import contextlib
 import logging
@@ -21,14 +20,18 @@ import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 from palitra import _hooks
 from palitra._calls import DeadlockError
 from palitra._waiting import Deadline, Moment, Permission
 from palitra._words import place, user_traceback
-from palitra._workers import AsyncioThreads, make_thread, run_initializer
+from palitra._workers import (
+    AsyncioThreads,
+    make_thread,
+    refuse_patched_threads,
+    run_initializer,
+)
 
 if TYPE_CHECKING:
     from palitra._service import Service
@@ -88,7 +91,7 @@ class OwnLoop:
                 )
             if self._run.free:
                 # Several callers can come here at once; a thread without the permission just ends.
-                _refuse_patched_threads()
+                refuse_patched_threads()
                 if not _hooks.watch(service):
                     raise RuntimeError("cannot schedule new futures after interpreter shutdown")
                 make_thread(self._main, service, name=f"{service.name_prefix}_loop").start()
@@ -278,8 +281,9 @@ class BorrowedLoop:
             )
         if loop.is_closed():
             self._lose(service)
-        elif self._begin.take():
-            _refuse_patched_threads()
+            return
+        refuse_patched_threads()
+        if self._begin.take():
             if not _hooks.watch(service):
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             service.inbox.attend(loop)
@@ -345,11 +349,3 @@ def current_service() -> Service | None:
     service: Service | None = getattr(_current, "service", None)
     # In a child that was forked on a loop's thread, this is that thread no more.
     return service if service is not None and service.on_loop() else None
-
-
-def _refuse_patched_threads() -> None:
-    if not isinstance(_thread.start_new_thread, BuiltinFunctionType):
-        raise RuntimeError(
-            "palitra needs real threads, and these are patched (by gevent's or eventlet's "
-            "monkey_patch): leave threads unpatched, with patch_all(thread=False)"
-        )

@@ -128,6 +128,7 @@ HIDDEN = {
     "concurrent.futures.process._threads_wakeups": (
         'hide("concurrent.futures.process", "_threads_wakeups")'
     ),
+    "_queue": 'sys.modules["_queue"] = None',
     "asyncio.events._lock": 'hide("asyncio.events", "_lock")',
     "the names of states in concurrent.futures._base": (
         'hide("concurrent.futures._base", "PENDING", "RUNNING", "CANCELLED", '
