@@ -472,6 +472,7 @@ class AsyncLoopExecutor(Executor):
             timeout = _limit(timeout, "timeout")
             if not wait:
                 raise ValueError("shutdown(wait=False) waits for nothing: it takes no timeout")
+        self._service.check_process()
         if wait and self._service.is_own_thread():
             raise DeadlockError(
                 "shutdown(wait=True) would wait for the thread that it is called on; "
@@ -508,6 +509,7 @@ class AsyncLoopExecutor(Executor):
         .. versionadded:: 0.2.0
         """
         service = self._service
+        service.check_process()
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         if service.on_loop() and any(call.task is task for call in service.calls.snapshot()):
