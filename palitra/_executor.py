@@ -668,7 +668,8 @@ class AsyncLoopExecutor(Executor):
             raise user_traceback(exc)  # noqa: B904  (the same exception, without a frame of ours)
         finally:
             gathering.close()
-            del gathering  # a raised error holds this frame, and it holds the error
+            # A raised error holds this frame, and a future that failed holds the error.
+            del gathering, coros_or_futures
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running event loop; starts it if need be.

@@ -12,7 +12,7 @@ from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
 from palitra._service import Service
-from palitra._words import close_if_coroutine, hint, user_traceback
+from palitra._words import close_if_coroutine, hint, name_of, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
 
@@ -41,6 +41,7 @@ class Gathering:
         self._over = False  # nothing more is wanted of the futures
         self._results: dict[int, Any] = {}  # one for each that has finished
         self._error: BaseException | None = None
+        self._cancelled = False  # by a time limit, Ctrl-C or a shutdown: not by a failure
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
         self._waiter: asyncio.Future[None] | None = None  # set while `run` waits
@@ -75,7 +76,9 @@ class Gathering:
     def run(self) -> CoroutineType[Any, Any, list[Any]]:
         """Make the coroutine that awaits all and returns the results in order, or raises."""
         coro = cast("CoroutineType[Any, Any, list[Any]]", self._run())
-        coro.__qualname__ = f"gather of {len(self._order)}"
+        first = name_of(next(iter(self._awaitables.values()), None))
+        more = ", ..." if len(self._awaitables) > 1 else ""
+        coro.__qualname__ = f"gather of {len(self._order)} ({first}{more})"
         return coro
 
     async def _run(self) -> list[Any]:
@@ -94,7 +97,9 @@ class Gathering:
             while len(self._results) < len(self._awaitables) and self._error is None:
                 await self._wait()
         except asyncio.CancelledError as exc:
-            self._error = exc
+            if self._error is None:
+                self._cancelled = True
+                self._error = exc
         self._over = True
         for unwatch in self._unwatch:
             unwatch()
@@ -109,6 +114,9 @@ class Gathering:
         del unstarted
         await self._cancel_tasks()
         try:
+            if self._cancelled and len(self._results) == len(self._awaitables):
+                # All have answered the cancellation with a result.
+                return [self._results[key] for key in self._order]
             raise self._error
         finally:
             self._forget()
@@ -175,7 +183,11 @@ class Gathering:
 
     def _failed(self, key: int, exc: BaseException) -> None:
         user_traceback(exc)
-        if self._return_exceptions:
+        if self._cancelled:
+            # The first clean-up that fails is what is raised.
+            if issubclass(type(self._error), asyncio.CancelledError):
+                self._error = exc
+        elif self._return_exceptions:
             self._results[key] = exc
         elif self._error is None:
             self._error = exc
@@ -200,9 +212,8 @@ class Gathering:
         while self._tasks:
             try:
                 await self._wait()
-            except asyncio.CancelledError:  # once more, perhaps by shutdown(cancel_futures=True)
-                for task in self._tasks.values():
-                    task.cancel()
+            except asyncio.CancelledError:
+                pass  # by a shutdown, say: they are cancelled already
 
 
 @types.coroutine
