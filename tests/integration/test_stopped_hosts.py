@@ -306,8 +306,8 @@ def test_a_worker_of_uwsgi_that_no_request_has_reached_stops(host: Host) -> None
     start = f"""
     import os, sys
     paths = [arg for path in sys.path if path for arg in ("--pythonpath", path)]
-    options = ["--http-socket", "127.0.0.1:{port}", "--master", "--processes", "2", "--module", "app"]
-    os.execv("{UWSGI}", ["uwsgi", *options, "--die-on-term", "--enable-threads", *paths])
+    options = ["--http-socket", "127.0.0.1:{port}", "--master", "--processes", "2", "--die-on-term"]
+    os.execv("{UWSGI}", ["uwsgi", *options, "--enable-threads", "--module", "app", *paths])
     """
     (host.folder / "app.py").write_text(
         dedent(
