@@ -103,19 +103,17 @@ class Gathering:
         self._over = True
         for unwatch in self._unwatch:
             unwatch()
+        if self._error is not None:
+            _close(awaitable for _, awaitable in unstarted)
+            await self._cancel_tasks()
+        del unstarted
         # The frames of the children hold this object, see `RunCall._drive`, so it must not hold
         # what the caller gets.
-        if self._error is None:
-            try:
-                return [self._results[key] for key in self._order]
-            finally:
-                self._forget()
-        _close(awaitable for _, awaitable in unstarted)
-        del unstarted
-        await self._cancel_tasks()
         try:
-            if self._cancelled and len(self._results) == len(self._awaitables):
-                # All have answered the cancellation with a result.
+            # All may have answered the cancellation with a result.
+            if self._error is None or (
+                self._cancelled and len(self._results) == len(self._awaitables)
+            ):
                 return [self._results[key] for key in self._order]
             raise self._error
         finally:
