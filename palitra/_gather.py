@@ -110,14 +110,15 @@ class Gathering:
         # The frames of the children hold this object, see `RunCall._drive`, so it must not hold
         # what the caller gets.
         try:
-            # All may have answered the cancellation with a result.
-            if self._error is None or (
-                self._cancelled and len(self._results) == len(self._awaitables)
-            ):
+            if self._error is None or self._all_have_answered():
                 return [self._results[key] for key in self._order]
             raise self._error
         finally:
             self._forget()
+
+    def _all_have_answered(self) -> bool:
+        """Whether each child has given a result in answer to the cancellation."""
+        return self._cancelled and len(self._results) == len(self._awaitables)
 
     def _forget(self) -> None:
         self._awaitables.clear()
