@@ -186,7 +186,7 @@ def gather(
             *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
         )
     finally:
-        del coros_or_futures  # a raised error holds this frame, and a failed future the error
+        del coros_or_futures  # a raised error holds this frame, and may be that of a future
 
 
 def get_loop() -> asyncio.AbstractEventLoop:

@@ -21,7 +21,8 @@ from types import CoroutineType, FunctionType, TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar, cast
 
 from palitra._bridges import _contexts, _functions, _iterators
-from palitra._calls import DeadlockError, FutureCall, RunCall, clock
+from palitra._calls import DeadlockError, RunCall, clock
+from palitra._futures import FutureCall
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
 from palitra._service import Host, Service
@@ -222,7 +223,7 @@ class AsyncLoopExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._service.body_error = exc_val
         try:
             self.shutdown(wait=True)
@@ -242,7 +243,7 @@ class AsyncLoopExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._service.body_error = exc_val
         try:
             await self.aclose()
@@ -663,12 +664,12 @@ class AsyncLoopExecutor(Executor):
             self._service.refuse_on_loop("gather()")
             coro = gathering.run()
             timeout = self._checked(coro, timeout, None)
-            return RunCall(self._service, coro, None, "gather").wait("gather()", timeout)
+            return RunCall(self._service, coro, None, gathering.tasks).wait("gather()", timeout)
         except BaseException as exc:
             raise user_traceback(exc)  # noqa: B904  (the same exception, without a frame of ours)
         finally:
             gathering.close()
-            # A raised error holds this frame, and a future that failed holds the error.
+            # A raised error holds this frame, and may be that of a future that was handed in.
             del gathering, coros_or_futures
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
@@ -776,10 +777,11 @@ class AsyncLoopExecutor(Executor):
         """Use an async context manager in a ``with`` statement.
 
         An exception in the body reaches the async context manager as it is, and can be suppressed
-        there. One task enters and leaves it. A cancel scope or a task group in it that ends meanwhile
-        is left at once; the end of the block then shows what ``async with`` does. An exception of
-        the block goes on, with that of the scope as its context, or joins the group that a task
-        group raises. On the loop's own thread, the end of the block requests the leaving.
+        there. One task enters and leaves it. A cancel scope or a task group in it that ends
+        meanwhile is left at once; the end of the block then shows what ``async with`` does. An
+        exception of the block goes on, with that of the scope as its context, or joins the group
+        that a task group raises. On the loop's own thread, the end of the block requests the
+        leaving.
 
         Args:
             acm: The async context manager, or a callable without arguments that returns one; it is
@@ -983,9 +985,10 @@ class _Results(Iterator[Any]):
     def close(self) -> None:
         """Cancel the calls that are left, started or not."""
         self._calls = None
-        for future in self._futures:
-            future.cancel()
-        self._futures.clear()
+        futures = self.__dict__.get("_futures", ())  # Ctrl-C may have come before there were any
+        while futures:
+            futures[0].cancel()
+            futures.popleft()
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not _is_finalizing():

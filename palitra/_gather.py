@@ -12,7 +12,7 @@ from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
 from palitra._service import Service
-from palitra._words import close_if_coroutine, hint, name_of, user_traceback
+from palitra._words import close_if_coroutine, hint, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
 
@@ -40,9 +40,9 @@ class Gathering:
         self._begun = False
         self._over = False  # nothing more is wanted of the futures
         self._results: dict[int, Any] = {}  # one for each that has finished
+        self._returned = 0  # how many of these are no exceptions
         self._error: BaseException | None = None
-        self._cancelled = False  # by a time limit, Ctrl-C or a shutdown: not by a failure
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
         self._waiter: asyncio.Future[None] | None = None  # set while `run` waits
         try:
@@ -76,9 +76,7 @@ class Gathering:
     def run(self) -> CoroutineType[Any, Any, list[Any]]:
         """Make the coroutine that awaits all and returns the results in order, or raises."""
         coro = cast("CoroutineType[Any, Any, list[Any]]", self._run())
-        first = name_of(next(iter(self._awaitables.values()), None))
-        more = ", ..." if len(self._awaitables) > 1 else ""
-        coro.__qualname__ = f"gather of {len(self._order)} ({first}{more})"
+        coro.__qualname__ = f"gather of {len(self._order)}"
         return coro
 
     async def _run(self) -> list[Any]:
@@ -97,9 +95,7 @@ class Gathering:
             while len(self._results) < len(self._awaitables) and self._error is None:
                 await self._wait()
         except asyncio.CancelledError as exc:
-            if self._error is None:
-                self._cancelled = True
-                self._error = exc
+            self._error = exc
         self._over = True
         for unwatch in self._unwatch:
             unwatch()
@@ -107,18 +103,17 @@ class Gathering:
             _close(awaitable for _, awaitable in unstarted)
             await self._cancel_tasks()
         del unstarted
-        # The frames of the children hold this object, see `RunCall._drive`, so it must not hold
-        # what the caller gets.
+        # The frames of the children hold this object, see `Call._drive`, so it must not hold what
+        # the caller gets.
         try:
-            if self._error is None or self._all_have_answered():
-                return [self._results[key] for key in self._order]
-            raise self._error
+            answered = isinstance(self._error, asyncio.CancelledError)
+            if self._error is not None and not (
+                answered and self._returned == len(self._awaitables)
+            ):
+                raise self._error
+            return [self._results[key] for key in self._order]
         finally:
             self._forget()
-
-    def _all_have_answered(self) -> bool:
-        """Whether each child has given a result in answer to the cancellation."""
-        return self._cancelled and len(self._results) == len(self._awaitables)
 
     def _forget(self) -> None:
         self._awaitables.clear()
@@ -148,7 +143,7 @@ class Gathering:
             self._failed(key, exc)
             return
         if child.cr_frame is not None:  # not at its end
-            self._tasks[key] = task
+            self.tasks[key] = task
             if child.cr_await is None:  # not begun
                 ended = functools.partial(self._task_ended, key, awaitable)
                 task.add_done_callback(ended)
@@ -156,14 +151,15 @@ class Gathering:
     async def _await(self, key: int, awaitable: Awaitable[Any]) -> None:
         try:
             self._results[key] = await awaitable
+            self._returned += 1
         except BaseException as exc:
             self._failed(key, exc)
-        if self._tasks:  # otherwise nobody waits for it
+        if self.tasks:  # otherwise nobody waits for it
             self._finished(key)
 
     def _task_ended(self, key: int, awaitable: Awaitable[Any], _: object) -> None:
         """A task that was cancelled before its first step never came to run `_await`."""
-        if key in self._tasks:
+        if key in self.tasks:
             close_if_coroutine(awaitable)
             self._failed(key, asyncio.CancelledError())
             self._finished(key)
@@ -174,6 +170,7 @@ class Gathering:
         if not self._over:
             try:
                 self._results[key] = future.result()
+                self._returned += 1
             except BaseException as exc:
                 self._failed(key, exc)
             finally:
@@ -182,19 +179,19 @@ class Gathering:
 
     def _failed(self, key: int, exc: BaseException) -> None:
         user_traceback(exc)
-        if self._cancelled:
-            # The first clean-up that fails is what is raised.
-            if issubclass(type(self._error), asyncio.CancelledError):
-                self._error = exc
-        elif self._return_exceptions:
+        if self._return_exceptions:
             self._results[key] = exc
-        elif self._error is None:
+        elif self._error is None or (
+            # A clean-up that fails is worth more than the cancellation that it was for.
+            isinstance(self._error, asyncio.CancelledError)
+            and not isinstance(exc, asyncio.CancelledError)
+        ):
             self._error = exc
 
     def _finished(self, key: int) -> None:
-        self._tasks.pop(key, None)
+        self.tasks.pop(key, None)
         waiter = self._waiter
-        over = not self._tasks or self._error is not None
+        over = not self.tasks or self._error is not None
         if over and waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -206,13 +203,13 @@ class Gathering:
             self._waiter = None
 
     async def _cancel_tasks(self) -> None:
-        for task in self._tasks.values():
+        for task in self.tasks.values():
             task.cancel()
-        while self._tasks:
+        while self.tasks:
             try:
                 await self._wait()
             except asyncio.CancelledError:
-                pass  # by a shutdown, say: they are cancelled already
+                pass  # by a shutdown, say: the children are at their clean-up already
 
 
 @types.coroutine

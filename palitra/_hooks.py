@@ -8,8 +8,8 @@ three hooks, once; they reach the services through weak references, so that they
     atexit                no new call; every loop is closed and its thread joined
 
 The middle hook is the one that `concurrent.futures` uses for its pools. Hooks of that kind run last
-in, first out, and ours runs before theirs (see `stay_first`): so pools work as long as a call does
-that uses one.
+in, first out, and ours runs before theirs (see `outlast_no_pool`): so pools work as long as a call
+does that uses one.
 
 A fork that runs none of Python's hooks (uWSGI's, a C library's) is noticed where a call is handed
 over or a wait begins: the number of the process is another one.
@@ -35,6 +35,7 @@ LOGGER = logging.getLogger("palitra")
 PATIENCE = 5.0  # seconds of waiting at exit before a log line says what for
 _GRACE = 1.0  # seconds for the clean-up of what a limit has cancelled
 _STEP = 0.05  # seconds that each of those who are waited for is waited for in turn
+_WIPE_ON_FORK = 18  # Linux's MADV_WIPEONFORK, which `mmap` does not name
 _ATTEMPTS = 100  # at starting afresh in a forked child; each can be interrupted by a signal
 
 
@@ -56,6 +57,12 @@ class Watched(Protocol):
     def abandon_at_exit(self) -> str: ...
 
 
+class Mark(Protocol):
+    """A sequence of numbers, as far as it matters here."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+
 class Forked(Protocol):
     """What the fork hook needs of anything else that must start afresh in a child."""
 
@@ -73,7 +80,7 @@ class _Process:
         self.callers: weakref.WeakValueDictionary[int, threading.Thread]
         self.callers = weakref.WeakValueDictionary()
         self.fork_hook = False
-        self.thread_hook: Callable[[], object] | None = None
+        self.thread_hook = False
         self.atexit_hook = False
         self.exiting = False
         self.hurried = False  # by Ctrl-C, twice: nothing is waited for any more
@@ -83,27 +90,67 @@ class _Process:
 
 
 class _Known(threading.local):
-    """What is known of a thread: the process in which it has made its first call."""
+    """Whether a thread has made a call, and is looked after."""
 
-    pid = 0
+    caller = False
+
+
+class _ProcessId:
+    """As a page of memory that is wiped in forked children, where the system has none."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpid() == self._pid
+
+
+def _make_mark() -> Mark:
+    """Something whose first item is true, but not in a child of a fork, whoever makes it.
+
+    To ask for the number of the process is a system call, which costs more than all else here.
+    """
+    if not hasattr(os, "fork"):
+        return (1,)
+    try:
+        import mmap  # noqa: PLC0415  (not at the import of palitra)
+
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_WIPE_ON_FORK)
+    except (AttributeError, ImportError, OSError, ValueError):
+        return _ProcessId()
+    page[0] = 1
+    return page
 
 
 _process = _Process()
+# The hooks that the end of the main thread runs, last in first out, where they are such a list; and
+# how many there were when `outlast_no_pool` last looked.
+thread_hooks: list[Any] = getattr(threading, "_threading_atexits", [])
+ordered = 0
 known = _Known()
+mark: Mark = (0,)  # its first item is true in the process that has used palitra, see `_make_mark`
 
 
 def know_this_thread() -> None:
     """Note that this thread makes calls, and shall be served as long as it lives."""
     thread = threading.current_thread()
     _process.callers[id(thread)] = thread
-    if _process.pid is None:
-        _process.pid = os.getpid()
-    known.pid = os.getpid()
+    _mark_process()
+    known.caller = True
+
+
+def _mark_process() -> None:
+    global mark  # noqa: PLW0603  (looked at where every attribute counts)
+    if not mark[0]:
+        if _process.pid is None:
+            _process.pid = os.getpid()
+        mark = _make_mark()
 
 
 def check_process() -> None:
     """Start afresh where this is a child of a fork that has run no hooks."""
-    if _process.pid is not None and _process.pid != os.getpid():
+    if not mark[0] and _process.pid is not None and _process.pid != os.getpid():
         _forked()
 
 
@@ -116,7 +163,7 @@ def watch(service: Watched) -> bool:
     # First, so that an exit that comes meanwhile sees it, or is seen below.
     _process.services[id(service)] = service
     _register_fork_hook()
-    if _process.thread_hook is None:
+    if not _process.thread_hook:
         try:
             threading._register_atexit(_main_thread_ends)  # type: ignore[attr-defined]
         except AttributeError:
@@ -124,7 +171,7 @@ def watch(service: Watched) -> bool:
         except RuntimeError:  # the main thread has ended
             if threading.current_thread() is threading.main_thread():
                 return False  # it runs atexit handlers, and takes no more of them
-        _process.thread_hook = _find_thread_hook()
+        _process.thread_hook = True
     if not _process.atexit_hook:
         if not _at_exit_is_registered():
             atexit.register(_at_exit)
@@ -132,33 +179,33 @@ def watch(service: Watched) -> bool:
     return not _process.exiting
 
 
-def _find_thread_hook() -> Callable[[], object]:
-    for hook in list(_thread_hooks()):
-        if getattr(hook, "func", None) is _main_thread_ends:
-            found: Callable[[], object] = hook
-            return found
-    return _main_thread_ends
+def _inside(hook: Any) -> list[Any]:
+    """What a hook of `threading` calls: it is a partial function, or a lambda."""
+    cells = getattr(hook, "__closure__", None) or ()
+    return [getattr(hook, "func", None), *(cell.cell_contents for cell in cells)]
 
 
-def _thread_hooks() -> list[Any]:
-    hooks = getattr(threading, "_threading_atexits", None)
-    return hooks if isinstance(hooks, list) else []
+def _is_of_pools(hook: Any) -> bool:
+    return any(
+        str(getattr(inside, "__module__", "")).startswith("concurrent.futures.")
+        for inside in _inside(hook)
+    )
 
 
-def stay_first() -> None:
-    """Have our hook run before those that were registered since: they end the standard pools.
+def outlast_no_pool() -> None:
+    """Have the hooks that end the standard pools run after ours, whenever they were registered.
 
     A call in flight at exit may use a pool whose module was imported after palitra's first use.
     """
-    hooks = _thread_hooks()
-    ours = _process.thread_hook
-    if hooks and hooks[-1] is not ours and ours in hooks and not _main_thread_has_ended():
-        hooks.append(ours)  # first: an exit that comes meanwhile must find it
-        hooks.remove(ours)
-
-
-def _main_thread_has_ended() -> bool:
-    return bool(getattr(threading, "_SHUTTING_DOWN", True))  # True: nothing is moved then
+    global ordered  # noqa: PLW0603  (looked at where every attribute counts)
+    hooks = thread_hooks
+    ordered = len(hooks)
+    ours = [index for index, hook in enumerate(hooks) if _main_thread_ends in _inside(hook)]
+    for hook in hooks[ours[0] + 1 :] if ours else ():
+        if _is_of_pools(hook):
+            # They run last in, first out. In first: an exit that comes meanwhile must find it.
+            hooks.insert(ours[0], hook)
+            del hooks[len(hooks) - 1 - hooks[::-1].index(hook)]
 
 
 class _Sought:
@@ -210,6 +257,7 @@ def _forked() -> None:
             if _process.pid != os.getpid():
                 _start_afresh()
                 _process.pid = os.getpid()
+                _mark_process()
             break
         except BaseException as exc:
             interruption = exc
@@ -237,16 +285,48 @@ def _main_thread_ends() -> None:
     _wait(services, lambda service, seconds: service.wait_for_calls(seconds))
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
-        if any(_is_stranger(thread) for thread in threading.enumerate()):
-            # That thread may wait for just this: a connection's own ends when it is closed.
-            for service in services:
-                service.leave_contexts()
-            _wait(services, lambda service, seconds: service.contexts_left.wait(seconds))
+        strangers = any(_is_stranger(thread) for thread in threading.enumerate())
+        if strangers and not (_callers() and _start_thread(_leave_contexts_later)):
+            _leave_contexts()
     elif any(map(_goes_on, threading.enumerate())):
-        # Not here: they may wait for what other hooks are about to do.
-        threading.Thread(target=_at_exit_of_others, name="palitra_exit").start()
+        _start_thread(_at_exit_of_others)
     else:
         _at_exit()
+
+
+def _start_thread(target: Callable[[], None]) -> bool:
+    """Have *target* done by a thread that the process waits for; not here, in a hook.
+
+    Those threads that it waits for may wait for what other hooks are about to do.
+    """
+    try:
+        threading.Thread(target=target, name="palitra_exit").start()
+    except RuntimeError:  # 3.12 starts none any more
+        return False
+    return True
+
+
+def _callers() -> list[threading.Thread]:
+    """The threads that make calls, and that the process waits for."""
+    threads = threading.enumerate()
+    return [thread for thread in threads if _goes_on(thread) and not _is_stranger(thread)]
+
+
+def _leave_contexts_later() -> None:
+    while callers := _callers():
+        callers[0].join()
+    _leave_contexts()
+
+
+def _leave_contexts() -> None:
+    """Leave the contexts, for which a thread that has made no call may wait.
+
+    That of a connection, say, which ends when the connection is closed.
+    """
+    services = _living(_process.services)
+    for service in services:
+        service.leave_contexts()
+    _wait(services, lambda service, seconds: service.contexts_left.wait(seconds))
 
 
 def _goes_on(thread: threading.Thread) -> bool:

@@ -5,8 +5,8 @@ task (cancel scopes, task groups, `ContextVar.reset`) finds the same task each t
 item, the entry, the exit) is a blocking call whose work the owner task does.
 
 Who closes what: from its first step on, an unfinished object stands among the service's
-`contexts`. The object is closed by its user, or when the last reference to its synchronous face goes,
-or by `shutdown`, whichever comes first.
+`contexts`. The object is closed by its user, or when the last reference to its synchronous face
+goes, or by `shutdown`, whichever comes first.
 
 A cancel scope or a task group inside the object cancels the owner task when it ends, and asyncio
 delivers that to an idle task too. The owner then throws the very `CancelledError` that came into
@@ -80,6 +80,12 @@ class Step(BlockingCall[_T]):
         elif not self.settled and not self.cancelling:
             self.cancelling = True
             self._owner.cancel(self)
+
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        return self._owner.tasks()
+
+    def left_behind(self) -> None:
+        self._owner.left_behind()
 
     def close(self) -> None:
         if self._take_claim():
@@ -279,6 +285,16 @@ class Owner:
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
+
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """The one task, while there is one."""
+        return [] if self._task is None else [self._task]
+
+    def left_behind(self) -> None:
+        """A step ignores its cancellation: the object is not waited for at the end either."""
+        if self._exit is not None:
+            self.service.contexts.pop(self._exit, None)
+            self._exit = None
 
     def refused(self) -> None:
         """A step will not be taken, and was not begun."""

@@ -121,7 +121,6 @@ asyncio.new_event_loop = Loop
 HIDDEN = {
     "threading._register_atexit": 'hide("threading", "_register_atexit")',
     "threading._threading_atexits": 'hide("threading", "_threading_atexits")',
-    "threading._SHUTTING_DOWN": 'hide("threading", "_SHUTTING_DOWN")',
     "concurrent.futures.thread._threads_queues": (
         'hide("concurrent.futures.thread", "_threads_queues")'
     ),

@@ -99,7 +99,7 @@ class TestTimeouts:
         assert steps == ["cleaned up"] * 2
         assert running
 
-    def test_are_raised_although_a_cancelled_coroutine_answers_with_an_error(
+    def test_are_raised_where_a_cancelled_coroutine_answers_with_an_error(
         self, executor: palitra.AsyncLoopExecutor
     ) -> None:
         started = threading.Event()
@@ -109,7 +109,7 @@ class TestTimeouts:
                 started.set()
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                raise ValueError("in the clean-up") from None
+                raise ValueError from None
 
         time_out(lambda timeout: executor.run(call(), timeout=timeout), started)
 
