@@ -280,10 +280,6 @@ class Call:
         """On the loop: take the claim."""
         return self._take_claim()
 
-    def withdraw(self) -> None:
-        """On the loop: end a call whose caller has never learnt that it was accepted."""
-        self.cancel_on_loop()
-
     # -- by anybody ---------------------------------------------------------------------------
 
     def cancel_once(self) -> None:

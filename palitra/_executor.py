@@ -322,9 +322,11 @@ class AsyncLoopExecutor(Executor):
                 self._service.accept(call)
         except BaseException:
             # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
-            # the loop sees to that.
-            self._service.withdraw(call)
+            # the loop sees to that: nothing interrupts these two lines.
+            call.instead = FutureCall.withdraw
+            self._service.inbox.items.append(call)
             call.cancel()
+            self._service.inbox.ring()
             raise
         return call
 
@@ -381,8 +383,10 @@ class AsyncLoopExecutor(Executor):
         try:
             self._service.accept_service(call)
         except BaseException:
-            self._service.withdraw(call)
+            call.instead = FutureCall.withdraw
+            self._service.inbox.items.append(call)
             call.cancel()
+            self._service.inbox.ring()
             raise
         return call
 
