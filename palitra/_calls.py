@@ -25,12 +25,12 @@ objects of all calls, so a call makes as few objects as it can.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import functools
 import sys
 import time
 from collections.abc import Coroutine, Mapping
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from palitra._waiting import Moment, locked, release, wait_for
@@ -48,6 +48,13 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]
+
+# The states, as `concurrent.futures.wait` compares them: its own words, which are not documented.
+_words: Any = getattr(concurrent.futures, "_base", None)
+PENDING: str = getattr(_words, "PENDING", "PENDING")
+RUNNING: str = getattr(_words, "RUNNING", "RUNNING")
+CANCELLED_AND_NOTIFIED: str = getattr(_words, "CANCELLED_AND_NOTIFIED", "CANCELLED_AND_NOTIFIED")
+FINISHED: str = getattr(_words, "FINISHED", "FINISHED")
 
 _NAMED = 10  # calls that a text names
 GRACE = 1.0  # seconds that a cancelled call has for its clean-up, where somebody waits for that

@@ -15,13 +15,20 @@ from _thread import LockType, get_ident
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import InvalidStateError
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
 from contextlib import suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from palitra import _hooks
-from palitra._calls import _EMPTY, _FINAL, Call, clock
+from palitra._calls import (
+    _EMPTY,
+    _FINAL,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    RUNNING,
+    Call,
+    clock,
+)
 from palitra._waiting import locked, release, wait_for
 from palitra._words import user_traceback
 
@@ -281,7 +288,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             # Looked for only then: a watcher of many futures has a long list of those it knows of.
             interrupted = self._being_told is watcher
             self._being_told = watcher
-            if interrupted and any(future is self for future in watcher.finished_futures):
+            told = getattr(watcher, "finished_futures", ())
+            if interrupted and any(future is self for future in told):
                 watcher.event.set()  # Ctrl-C came while this was being told
             elif self._state != FINISHED:
                 watcher.add_cancelled(self)

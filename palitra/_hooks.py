@@ -280,6 +280,7 @@ def _start_afresh() -> None:
 
 def _main_thread_ends() -> None:
     """Finish the calls in flight, not those that other threads still make afterwards."""
+    check_process()
     services = _living(_process.services)
     _wait(services, lambda service, seconds: service.wait_for_calls(seconds))
     if not _atexit_is_skipped():
@@ -369,6 +370,7 @@ def _atexit_is_skipped() -> bool:
 
 
 def _at_exit() -> None:
+    check_process()
     _process.exiting = True
     if sys.is_finalizing():
         return  # a subinterpreter that outlives the main one: its threads no longer run

@@ -11,7 +11,6 @@ Assumes
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import contextlib
 import logging
@@ -21,14 +20,18 @@ import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 from palitra import _hooks
 from palitra._calls import GRACE, Call, DeadlockError, clock
 from palitra._waiting import Deadline, Moment, Permission
 from palitra._words import place, user_traceback
-from palitra._workers import AsyncioThreads, make_thread, run_initializer
+from palitra._workers import (
+    AsyncioThreads,
+    make_thread,
+    refuse_patched_threads,
+    run_initializer,
+)
 
 if TYPE_CHECKING:
     from palitra._service import Service
@@ -40,7 +43,10 @@ _WATCH = 0.25  # seconds between looks at borrowed loops, which end without a wo
 
 def where(ident: int | None) -> str:
     """Where a thread stands."""
-    frame = sys._current_frames().get(ident or 0)
+    try:
+        frame = sys._current_frames().get(ident or 0)
+    except AttributeError:
+        return "where this interpreter cannot tell"
     return "nowhere: it has ended" if frame is None else place(frame)
 
 
@@ -85,7 +91,7 @@ class OwnLoop:
                 )
             if self._run.free:
                 # Several callers can come here at once; a thread without the permission just ends.
-                _refuse_patched_threads()
+                refuse_patched_threads()
                 if not _hooks.watch(service):
                     raise RuntimeError("cannot schedule new futures after interpreter shutdown")
                 make_thread(self._main, service, name=f"{service.name_prefix}_loop").start()
@@ -377,7 +383,7 @@ class BorrowedLoop:
         while not self._started.passed and self._end.free:
             if self._begin.free:
                 # As for a loop of our own: a thread without the permission just ends.
-                _refuse_patched_threads()
+                refuse_patched_threads()
                 if not _hooks.watch(service):
                     raise RuntimeError("cannot schedule new futures after interpreter shutdown")
                 make_thread(self._main, service, name=f"{service.name_prefix}_watch").start()
@@ -463,11 +469,3 @@ def current_service() -> Service | None:
     service: Service | None = getattr(_current, "service", None)
     # In a child that was forked on a loop's thread, this is that thread no more.
     return service if service is not None and service.on_loop() else None
-
-
-def _refuse_patched_threads() -> None:
-    if not isinstance(_thread.start_new_thread, BuiltinFunctionType):
-        raise RuntimeError(  # noqa: TRY004  (no argument is wrong, but the whole process)
-            "palitra needs real threads, and these are patched (by gevent's or eventlet's "
-            "monkey_patch): leave threads unpatched, with patch_all(thread=False)"
-        )

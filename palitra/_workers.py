@@ -12,27 +12,45 @@ Assumes
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import concurrent.futures
 import contextvars
 import functools
 import logging
 import os
-import queue
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import ThreadPoolExecutor
+from types import BuiltinFunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from palitra._waiting import Deadline, Moment, Permission
 from palitra._words import place
 
+try:
+    # gevent replaces those of `queue` even where it leaves threads alone.
+    from _queue import Empty, SimpleQueue
+except ImportError:
+    from queue import Empty, SimpleQueue
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
+
+
+def refuse_patched_threads() -> None:
+    """Raise RuntimeError where new threads would be greenlets, in the very thread that waits."""
+    patched = not isinstance(_thread.start_new_thread, BuiltinFunctionType)
+    if patched:
+        raise RuntimeError(
+            "palitra needs real threads, and these are patched (by gevent's or eventlet's "
+            "monkey patching): leave threads unpatched, with gevent.monkey.patch_all(thread=False) "
+            "or eventlet.monkey_patch(thread=False)"
+        )
 
 
 class OwnThread(threading.Thread):
@@ -44,14 +62,17 @@ class OwnThread(threading.Thread):
 
     @property
     def daemon(self) -> bool:
-        asker = sys._getframe(1).f_code
-        return self._daemonic and asker is not threading.Thread.__init__.__code__
+        asker = sys._getframe(1)
+        caller = asker.f_globals.get("__name__"), asker.f_code.co_name
+        return super().daemon and caller != ("threading", "__init__")
 
     @daemon.setter
     def daemon(self, daemonic: bool) -> None:
-        self._daemonic = daemonic
+        threading.Thread.daemon.__set__(self, daemonic)  # type: ignore[attr-defined]
 
-    _daemonic: bool
+    def start(self) -> None:
+        refuse_patched_threads()  # they may have been patched since palitra's first use
+        super().start()
 
 
 def make_thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
@@ -99,7 +120,7 @@ class WorkerThreads:
     ) -> None:
         self._name_prefix = name_prefix
         self._initialize = initialize
-        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.jobs: SimpleQueue[Job | None] = SimpleQueue()
         # The permissions to start a thread: each is the number of one.
         self._unstarted = deque(range(max_threads))
         # The permissions to count on a thread that waits for a job.
@@ -169,7 +190,7 @@ class WorkerThreads:
         while True:
             try:
                 job = self.jobs.get_nowait()
-            except queue.Empty:
+            except Empty:
                 self._idle.append(None)
                 job = self.jobs.get()
             if job is None:
@@ -257,7 +278,7 @@ class AsyncioThreads(ThreadPoolExecutor):
             while True:
                 try:
                     job = self._workers.jobs.get_nowait()
-                except queue.Empty:
+                except Empty:
                     break
                 if isinstance(job, _AsyncioJob):
                     job.future.cancel()

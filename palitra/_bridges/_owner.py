@@ -25,10 +25,9 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from concurrent.futures._base import FINISHED, RUNNING
 from typing import Any, TypeVar
 
-from palitra._calls import BlockingCall, Kind
+from palitra._calls import FINISHED, RUNNING, BlockingCall, Kind
 from palitra._service import Service
 from palitra._words import name_of, traceback_of, user_traceback
 

@@ -325,6 +325,27 @@ def test_the_child_may_leave_by_the_interpreters_exit(
     ) == ["late", "3", "2"]
 
 
+@each_executor
+def test_a_child_that_never_uses_palitra_ends(
+    printed_by: Callable[..., list[str]], executor: str
+) -> None:
+    # As a worker of a server does that no request has reached.
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        executor = {executor}
+        executor.run(double(1))
+        executor.submit(len, ()).result()
+        in_flight = executor.submit(asyncio.sleep, 0.5)
+        if not (pid := C.fork()):
+            signal.alarm(15)
+            sys.exit(3)
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        say(executor.run(double(1)), in_flight.result())
+        """,
+    ) == ["3", "2 None"]
+
+
 def test_contexts_are_left_by_the_process_that_entered_them(
     printed_by: Callable[..., list[str]],
 ) -> None:

@@ -1,0 +1,96 @@
+"""`exit_timeout` bounds what an exit waits for; what is left behind then is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOG = """
+logging.basicConfig(stream=sys.stdout, format="%(name)s: %(message)s")
+ready = threading.Event()
+
+
+async def polite():
+    ready.set()
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(0.01)
+        say("cleaned up")
+
+
+async def stubborn():
+    ready.set()
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+
+def told(future):
+    say(type(future.exception()).__name__)
+"""
+
+
+def test_a_call_that_ends_in_its_second_is_not_named(printed_by: Callable[..., list[str]]) -> None:
+    assert printed_by(
+        LOG,
+        """
+        executor = palitra.AsyncLoopExecutor(exit_timeout=0.1)
+        executor.submit(polite)
+        ready.wait()
+        """,
+    ) == ["cleaned up"]
+
+
+def test_what_ignores_its_cancellation_is_left_behind_by_name(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    assert printed_by(
+        LOG,
+        """
+        executor = palitra.AsyncLoopExecutor(exit_timeout=0.1)
+        executor.submit(stubborn).add_done_callback(told)
+        ready.wait()
+        """,
+    ) == ["BrokenExecutor", "palitra: left behind at exit: stubborn"]
+
+
+def test_a_plain_function_is_left_behind(printed_by: Callable[..., list[str]]) -> None:
+    assert printed_by(
+        LOG,
+        """
+        def never():
+            ready.set()
+            threading.Event().wait()
+
+
+        executor = palitra.AsyncLoopExecutor(exit_timeout=0)
+        executor.submit(never).add_done_callback(told)
+        ready.wait()
+        """,
+    ) == ["BrokenExecutor", "palitra: left behind at exit: never"]
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_all_executors_are_on_one_clock(printed_by: Callable[..., list[str]], number: int) -> None:
+    lines = printed_by(
+        LOG,
+        f"""
+        executors = [palitra.AsyncLoopExecutor(exit_timeout=0.5) for _ in range({number})]
+        for executor in executors:
+            ready.clear()
+            executor.submit(stubborn)
+            ready.wait()
+        ended = time.monotonic()
+        atexit.register(lambda: say(time.monotonic() - ended < 3.5))
+        """,
+    )
+
+    assert lines[0] == "True"
+    assert lines[1] == "palitra: left behind at exit: " + ", ".join(["stubborn"] * number)
