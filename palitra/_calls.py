@@ -38,9 +38,11 @@ from concurrent.futures import InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextlib import suppress
 from threading import RLock
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
 from palitra._inbox import Callback
+from palitra._stacks import Chain, Threads, chain_of, chain_of_frames
 from palitra._waiting import Moment, locked, release, wait_for
 from palitra._words import close_if_coroutine, name_of, user_traceback
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]
+Progress = Literal["waiting", "running", "cancelling"]
 
 LOGGER = logging.getLogger("concurrent.futures")
 GRACE = 1.0  # seconds that a cancelled call has for its clean-up, where somebody waits for that
@@ -140,9 +143,43 @@ class Call:
         """The name of what is called, as long as it is."""
         return "a call that ends" if self._target is None else name_of(self._target)
 
-    def describe(self) -> str:
-        """The call in a few words, for a text."""
-        return self.name
+    @property
+    def in_flight(self) -> bool:
+        """Whether there is anything left of it that runs or will run."""
+        return self._target is not None
+
+    @property
+    def worker(self) -> int:
+        """The thread that runs a plain callable; 0 where none does."""
+        return self._worker
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is a plain function that has not run yet, as far as its class tells."""
+        fn = self._target
+        while isinstance(fn, functools.partial | MethodType):
+            fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
+        if type(fn) is FunctionType:
+            return not fn.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE)
+        return type(fn) in {type, BuiltinFunctionType}
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        if self._state == PENDING or not (self._worker or self.stands_in is not None):
+            return "waiting"
+        return "cancelling" if self.cancelling else "running"
+
+    @property
+    def stands_in(self) -> object:
+        """What the loop runs for the call; None where that is nothing."""
+        return self._target if self._begun else None
+
+    def chain(self, threads: Threads, of_loop: list[FrameType]) -> Chain:
+        """Where it stands. Called where `_stacks.ask` calls; *of_loop*: the frames of its loop."""
+        if self._worker:
+            return chain_of_frames(_after(_RUN_IN_WORKER, threads.frames(self._worker)))
+        return chain_of(self.stands_in, of_loop)
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -407,9 +444,10 @@ class BlockingCall(Call, Generic[_T]):
 
     def _late(self, text: str) -> CallTimeoutError:
         error = CallTimeoutError(text)
+        [description] = self._service.describe([self])
         error.add_note(
-            f"{self.name} has not ended {GRACE:g} s after its cancellation"
-            f"{self.where()}; the loop's thread stands {self._service.where()}"
+            f"{GRACE:g} s after its cancellation there is still {description}; the loop's thread "
+            f"is {self._service.where()}"
         )
         return error
 
@@ -428,10 +466,6 @@ class BlockingCall(Call, Generic[_T]):
         """Dispose of what a refused call leaves."""
         if self._take_claim():
             self._release()
-
-    def where(self) -> str:
-        """Where the call stands, for a note."""
-        return ""
 
     def _settle(self, state: str) -> None:
         self._state = state
@@ -631,6 +665,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._service.check_process()
         self._service.refuse_on_loop("waiting for a future")
         lock = locked()
+        began = clock()  # noqa: F841  (a dump tells it)
         sleepers = self.__dict__.setdefault("_sleepers", [])
         sleepers.append(lock)
         try:
@@ -894,6 +929,17 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._end(state)
         finally:
             del self  # see `_drive`
+
+
+_RUN_IN_WORKER = FutureCall.run_in_worker.__code__
+
+
+def _after(code: CodeType, frames: list[FrameType]) -> list[FrameType]:
+    """The *frames* that one of *code* has called; none where there is none of that."""
+    for number, frame in enumerate(frames, 1):
+        if frame.f_code is code:
+            return frames[number:]
+    return []
 
 
 def _finishing(call: FutureCall[Any]) -> Callback:

@@ -12,6 +12,7 @@ from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
 from palitra._service import Service
+from palitra._stacks import tasks_of
 from palitra._words import close_if_coroutine, hint, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
@@ -203,6 +204,9 @@ class Gathering:
             except asyncio.CancelledError:  # once more, perhaps by shutdown(cancel_futures=True)
                 for task in self._tasks.values():
                     task.cancel()
+
+
+tasks_of[Gathering] = lambda gathering: gathering._tasks.values()
 
 
 @types.coroutine

@@ -157,6 +157,11 @@ def stay_first() -> None:
         hooks.remove(ours)
 
 
+def services() -> list[Watched]:
+    """Those that have started, in this order, and that somebody still has."""
+    return _living(_process.services)
+
+
 class _Sought:
     """Equal to no handler of atexit, it sees whether ours is among them."""
 

@@ -21,13 +21,13 @@ import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any
 
 from palitra import _hooks
 from palitra._calls import DeadlockError
 from palitra._waiting import Deadline, Moment, Permission
-from palitra._words import place, user_traceback
+from palitra._words import user_traceback
 from palitra._workers import AsyncioThreads, make_thread, run_initializer
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("palitra")
 _current = threading.local()  # `service`, on the thread of a loop of our own
 _WATCH = 0.25  # seconds between looks at borrowed loops, which end without a word
-
-
-def where(ident: int | None) -> str:
-    """Where a thread stands."""
-    frame = sys._current_frames().get(ident or 0)
-    return "nowhere: it has ended" if frame is None else place(frame)
 
 
 class OwnLoop:
@@ -67,8 +61,13 @@ class OwnLoop:
     def on_loop(self) -> bool:
         return self._ident == get_ident()
 
-    def where(self) -> str:
-        return where(self._ident)
+    @property
+    def ident(self) -> int | None:
+        return self._ident
+
+    @property
+    def base(self) -> CodeType | None:
+        return OwnLoop._main.__code__
 
     def failure(self) -> BaseException | None:
         return None  # the thread says so itself
@@ -234,16 +233,19 @@ class BorrowedLoop:
         self._end = Permission()  # to be the one that ends the service
         self._guard: asyncio.Task[None] | None = None  # it is cancelled where the loop ends
         self._released: asyncio.Future[None] | None = None
+        self._ident: int | None = None  # the thread's, where the loop itself does not tell
+        self.base: CodeType | None = None
 
     def on_loop(self) -> bool:
         return self.loop is not None and _get_running_loop() is self.loop
 
-    def where(self) -> str:
-        if self.loop is None or self.loop.is_closed():
-            return "nowhere: its loop is closed"
-        if not self.loop.is_running():
-            return "nowhere: its loop does not run"
-        return where(getattr(self.loop, "_thread_id", None))
+    @property
+    def ident(self) -> int | None:
+        loop = self.loop
+        if loop is None or loop.is_closed() or not loop.is_running():
+            return None
+        ident: int | None = getattr(loop, "_thread_id", None)
+        return self._ident if ident is None else ident
 
     def failure(self) -> BaseException | None:
         guard = self._guard
@@ -296,6 +298,7 @@ class BorrowedLoop:
         loop = self.loop
         if loop is None or not self._end.free:
             return
+        self._ident = get_ident()
         self._released = loop.create_future()
         self._guard = asyncio.Task(
             self._wait_for_release(service, self._released), loop=loop, name="palitra"
@@ -303,6 +306,9 @@ class BorrowedLoop:
         service.inbox.hang_bell()
 
     async def _wait_for_release(self, service: Service, released: asyncio.Future[None]) -> None:
+        caller = sys._getframe().f_back
+        self.base = None if caller is None else caller.f_code
+        del caller
         try:
             await released
         except asyncio.CancelledError:

@@ -19,7 +19,10 @@ def name_of(what: object) -> str:
     """A callable's or coroutine's name for people."""
     while isinstance(what, functools.partial):
         what = what.func
-    name = getattr(what, "__qualname__", None)
+    try:
+        name = getattr(what, "__qualname__", None)
+    except Exception:  # of a property of the user's
+        name = None
     return name if isinstance(name, str) else object.__repr__(what)
 
 
@@ -65,15 +68,7 @@ def _is_ours(frame: FrameType) -> bool:
     return package == _PACKAGE or (isinstance(package, str) and package.startswith(f"{_PACKAGE}."))
 
 
-def innermost_frame(awaitable: object) -> FrameType | None:
-    """The frame in which a suspended coroutine waits, through all that it awaits."""
-    frame: FrameType | None = None
-    while awaitable is not None:
-        frame = getattr(awaitable, "cr_frame", getattr(awaitable, "gi_frame", None)) or frame
-        awaitable = getattr(awaitable, "cr_await", getattr(awaitable, "gi_yieldfrom", None))
-    return frame
-
-
-def place(frame: FrameType) -> str:
-    code = frame.f_code
-    return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+def in_words(name: str, kind: str, state: str, age: float, place: object) -> str:
+    """One call, for a text: what it is, and where it stands, if that is known."""
+    where = "" if place is None else f", at {place}"
+    return f"{name} ({kind}, {state} for {age:.1f} s){where}"

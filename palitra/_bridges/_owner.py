@@ -48,6 +48,14 @@ class Step(BlockingCall[_T]):
     def name(self) -> str:
         return self._owner.name
 
+    @property
+    def in_flight(self) -> bool:
+        return not self.settled
+
+    @property
+    def stands_in(self) -> object:
+        return self._owner.task if self._owner.does(self) else None
+
     def start(self) -> None:
         if self._take_claim():
             self._state = RUNNING
@@ -129,6 +137,15 @@ class Owner:
         self._cut_short = False  # closed by a shutdown, which gets the two outcomes of the closing:
         self._suppressed = False
         self._close_error: BaseException | None = None
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The task, from the first step on."""
+        return self._task
+
+    def does(self, step: Step[Any]) -> bool:
+        """Whether the task does *step* now."""
+        return step is self._current
 
     def take(self, step: Step[Any]) -> None:
         """Have the task do *step*."""
