@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import CoroutineType
 from typing import TYPE_CHECKING, TextIO
 
 from palitra import _hooks
@@ -71,7 +72,7 @@ class CallInfo:
 
 def calls(service: Service) -> list[CallInfo]:
     """A record of each call in flight, oldest first."""
-    seen = _in_flight(service)
+    seen = in_flight(service)
     threads = Threads()
     return [
         CallInfo(
@@ -93,7 +94,7 @@ def _summary(place: Place) -> traceback.FrameSummary:
 
 
 @dataclass(slots=True)
-class _Seen:
+class Seen:
     """What was seen of a call."""
 
     call: Call
@@ -108,7 +109,7 @@ class _Seen:
         return f"{self.name} ({self.kind}, {self.progress} for {in_seconds(self.age)})"
 
 
-def _in_flight(service: Service, shown: int | None = None) -> list[_Seen]:
+def in_flight(service: Service, shown: int | None = None) -> list[Seen]:
     """All that are in flight, oldest first; with the chains of so many of them as are *shown*."""
     now = clock()
     found = []
@@ -117,7 +118,7 @@ def _in_flight(service: Service, shown: int | None = None) -> list[_Seen]:
             progress = call.progress
             ident = call.worker or (None if progress == "waiting" else service.host.ident)
             age = max(0.0, now - call.accepted)
-            found.append(_Seen(call, call.name, call.kind, progress, age, ident, NOWHERE))
+            found.append(Seen(call, call.name, call.kind, progress, age, ident, NOWHERE))
     some = found[:shown]
     for one, chain in zip(some, service.chains([one.call for one in some]), strict=True):
         one.chain = chain
@@ -163,7 +164,7 @@ def _all(first: Service | None) -> Iterator[str]:
 
 
 def _about(service: Service, *, is_default: bool) -> Iterator[str]:
-    seen = _in_flight(service, _SHOWN)
+    seen = in_flight(service, _SHOWN)
     which = ", the default executor" if is_default else ""
     yield f"{service.name_prefix}{which}: {service.state.value}"
     if service.cause is not None:
@@ -198,7 +199,8 @@ def _about_loop(service: Service) -> Iterator[str]:
     thread = f"thread {threads.name(ident)}"
     frames = threads.frames(ident)
     if not frames:
-        yield f"  loop: in {thread}, busy"
+        seen = holder(service, [])
+        yield f"  loop: in {thread}, busy{'' if seen is None else f' with {seen.name}'}"
         return
     callback = in_callback(frames, host.base)
     if not callback:
@@ -207,19 +209,26 @@ def _about_loop(service: Service) -> Iterator[str]:
     watch = service.watch
     held = None if watch is None else watch.held_for()
     since = "" if held is None else f", held for {in_seconds(held)}"
-    yield f"  loop: in {thread}, busy with {holder(service, callback)}{since}"
+    seen = holder(service, callback)
+    name = name_of_callback(callback) if seen is None else seen.name
+    yield f"  loop: in {thread}, busy with {name}{since}"
     yield from about_chain(chain_of_frames(callback), "    ")
 
 
-def holder(service: Service, callback: list[FrameType]) -> str:
-    """What holds the loop whose thread is in these frames, for a text."""
-    for one in _in_flight(service, 0):
-        if runs(one.call.stands_in, callback):
-            return str(one)
-    return name_of_callback(callback)
+def holder(service: Service, callback: list[FrameType]) -> Seen | None:
+    """The call that holds the loop whose thread is in these frames; None: no call is known to."""
+    seen = in_flight(service, 0)
+    for one in seen:
+        if callback and runs(one.call.stands_in, callback):
+            return one
+    for one in seen:  # where the frames are not known
+        coro = one.call.stands_in
+        if not callback and type(coro) is CoroutineType and coro.cr_running:
+            return one
+    return None
 
 
-def _about_workers(service: Service, seen: list[_Seen]) -> Iterator[str]:
+def _about_workers(service: Service, seen: list[Seen]) -> Iterator[str]:
     threads = [thread for thread in list(service.workers.threads) if thread.is_alive()]
     if not threads:
         return
@@ -232,7 +241,7 @@ def _about_workers(service: Service, seen: list[_Seen]) -> Iterator[str]:
     yield f"  worker threads: {len(threads)} of {limit}: {', '.join(_cut_names(runs))}"
 
 
-def _what_for(service: Service, one: _Seen) -> str:
+def _what_for(service: Service, one: Seen) -> str:
     """What a call waits for."""
     if one.progress != "waiting":
         return ""

@@ -131,6 +131,9 @@ class Watch(Protocol):
     def held_for(self) -> float | None:
         """For how many seconds the loop has been held; None: it is not, or not known to be."""
 
+    def join(self, deadline: Deadline) -> bool:
+        """Wait for its end, which comes with that of the service; False at the limit."""
+
 
 class Service:
     """What an executor does: accepts calls for a loop, keeps the register, and ends."""
@@ -244,12 +247,15 @@ class Service:
     def chains(self, calls: list[Call]) -> list[Chain]:
         """Where each of *calls* stands."""
 
+        if not calls:
+            return []
+
         def look() -> list[Chain]:
             threads = Threads()
             of_loop = threads.frames(self.host.ident)
             return [call.chain(threads, of_loop) for call in calls]
 
-        chains = ask(self.host.loop, look)
+        chains = ask(self.host.loop, look) if calls else []
         if chains is None:
             # The loop has no time to answer. While its thread stands still, nothing changes.
             still = Threads().frames(self.host.ident)
@@ -261,9 +267,7 @@ class Service:
         # First what may be gone in a moment.
         known = [(call.name, call.kind, call.progress, clock() - call.accepted) for call in calls]
         chains = self.chains(calls)
-        return [
-            in_words(*call, chain.innermost) for call, chain in zip(known, chains, strict=True)
-        ]
+        return [in_words(*call, chain.innermost) for call, chain in zip(known, chains, strict=True)]
 
     # -- accepting ----------------------------------------------------------------------------
 
@@ -569,7 +573,12 @@ class Service:
             self.host.check(self)
             return self.over.wait(seconds)
 
-        return deadline.wait(is_over) and self.host.join(deadline) and self.workers.join(deadline)
+        return (
+            deadline.wait(is_over)
+            and self.host.join(deadline)
+            and self.workers.join(deadline)
+            and (self.watch is None or self.watch.join(deadline))
+        )
 
     def wait_for_calls(self, seconds: float) -> bool:
         """Wait for the calls that were in flight when this was first called; False if too long."""

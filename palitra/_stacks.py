@@ -238,7 +238,9 @@ def name_of_callback(frames: list[FrameType]) -> str:
         if not is_of_library(frame.f_code):
             return frame.f_code.co_qualname
     if frames and frames[0].f_code is _HANDLE:
-        return name_of(getattr(variable(frames[0], "self"), "_callback", None))
+        callback = getattr(variable(frames[0], "self"), "_callback", None)
+        if callback is not None:
+            return name_of(callback)
     return "a callback"
 
 

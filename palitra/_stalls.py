@@ -18,14 +18,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from _thread import get_ident
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from palitra._calls import clock
 from palitra._report import about_chain, holder, in_seconds
-from palitra._stacks import Threads, chain_of_frames, in_callback, is_of_library
-from palitra._waiting import Permission, locked, release
+from palitra._stacks import (
+    Threads,
+    chain_of_frames,
+    gil_is_enabled,
+    in_callback,
+    is_of_library,
+    name_of_callback,
+)
+from palitra._waiting import Deadline, Moment, Permission, locked, release
 from palitra._workers import make_thread
 
 if TYPE_CHECKING:
@@ -69,19 +77,35 @@ class StallWatch:
         self._unbegun = Permission()
         self._hold: _Hold | None = None
         self._cpu: float | None = None  # seconds that the loop's thread has computed
+        self._native_id: tuple[int | None, int | None] = None, None  # of which thread, and which
+        self._ident = 0
+        self._ended = Moment()
 
     def begin(self) -> None:
         if self._unbegun.take():
             name = f"{self._service.name_prefix}_stalls"
             # Late in an exit there are no more threads: no watch, then.
-            with contextlib.suppress(RuntimeError):
+            try:
                 make_thread(self._main, name=name).start()
+            except RuntimeError:
+                self._ended.happen()
 
     def held_for(self) -> float | None:
         hold = self._hold
         return None if hold is None or hold.probe.answered else max(0.0, clock() - hold.since)
 
+    def join(self, deadline: Deadline) -> bool:
+        # A handler of the log that shuts the executor down is called by this very thread.
+        return self._unbegun.free or self._ident == get_ident() or deadline.wait(self._ended.wait)
+
     def _main(self) -> None:
+        self._ident = get_ident()
+        try:
+            self._watch()
+        finally:
+            self._ended.happen()
+
+    def _watch(self) -> None:
         over = locked()
         self._service.over.tell(partial(release, over))
         while True:
@@ -108,9 +132,12 @@ class StallWatch:
         frames = threads.frames(host.ident)
         callback = in_callback(frames, host.base)
         missed = late if late > max(_LATE, self._interval) else 0.0
-        computed = self._computed(threads.native_id(host.ident))
+        if host.ident != self._native_id[0]:
+            self._native_id = host.ident, threads.native_id(host.ident)
+        computed = self._computed(self._native_id[1])
         stopped = missed if computed < missed / 2 else 0.0
-        if host.ident is None or _in_debugger(frames) or (frames and not callback):
+        idle = not callback and (bool(frames) or gil_is_enabled())
+        if idle or host.ident is None or _in_debugger(frames):
             self._end_hold()
             return
         hold = self._hold
@@ -163,14 +190,15 @@ class StallWatch:
     def _report(self, hold: _Hold, callback: list[FrameType]) -> None:
         service = self._service
         held = clock() - hold.since
-        hold.reported = holder(service, callback)
+        seen = holder(service, callback)
+        hold.reported = name_of_callback(callback) if seen is None else seen.name
         stack = "\n".join(about_chain(chain_of_frames(callback), "  "))
         place = chain_of_frames(callback).innermost
         LOGGER.warning(
             "%s: the event loop has been held for %s by %s%s%s",
             service.name_prefix,
             in_seconds(held),
-            hold.reported,
+            hold.reported if seen is None else seen,
             "" if place is None else f", at {place}",
             f"\n{stack}" if stack else "",
         )

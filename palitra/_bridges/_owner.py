@@ -53,8 +53,12 @@ class Step(BlockingCall[_T]):
         return not self.settled
 
     @property
-    def stands_in(self) -> object:
+    def task(self) -> asyncio.Task[None] | None:
         return self._owner.task if self._owner.does(self) else None
+
+    @property
+    def stands_in(self) -> object:
+        return self.task
 
     def start(self) -> None:
         if self._take_claim():
