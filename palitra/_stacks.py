@@ -22,6 +22,7 @@ import os
 import sys
 import threading
 import time
+from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import (
@@ -134,28 +135,23 @@ class Threads:
     """Where the threads of this process stand, at one moment."""
 
     def __init__(self) -> None:
-        self._frames = sys._current_frames()
-        if not gil_is_enabled():
-            self._keep_those_that_stand_still()
+        self._found: dict[int, FrameType] | None = None  # once they are asked for
         self._threads: dict[int, threading.Thread] | None = None
 
-    def _keep_those_that_stand_still(self) -> None:
-        own = threading.get_ident()
-        before = {ident: (frame, frame.f_lasti) for ident, frame in self._frames.items()}
-        time.sleep(_STILL)
-        self._frames = {
-            ident: frame
-            for ident, frame in sys._current_frames().items()
-            if ident == own or before.get(ident) == (frame, frame.f_lasti)
-        }
+    def _frames(self) -> dict[int, FrameType]:
+        if self._found is None:
+            self._found = sys._current_frames()
+            if not gil_is_enabled():
+                self._found = _those_that_stand_still(self._found)
+        return self._found
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._frames)
+        return iter(self._frames())
 
     def frames(self, ident: int | None) -> list[FrameType]:
         """The frames of a thread, outermost first; none where it has ended or is not known."""
-        frame = self._frames.get(ident or 0)
-        frames = []
+        frame = sys._getframe() if ident == get_ident() else self._frames().get(ident or 0)
+        frames: list[FrameType] = []
         while frame is not None:
             frames.append(frame)
             frame = frame.f_back
@@ -176,6 +172,16 @@ class Threads:
         if self._threads is None:
             self._threads = {thread.ident or 0: thread for thread in threading.enumerate()}
         return self._threads.get(ident or 0)
+
+
+def _those_that_stand_still(frames: dict[int, FrameType]) -> dict[int, FrameType]:
+    before = {ident: (frame, frame.f_lasti) for ident, frame in frames.items()}
+    time.sleep(_STILL)
+    return {
+        ident: frame
+        for ident, frame in sys._current_frames().items()
+        if ident == get_ident() or before.get(ident) == (frame, frame.f_lasti)
+    }
 
 
 def ask(loop: asyncio.AbstractEventLoop | None, look: Callable[[], _T]) -> _T | None:
