@@ -169,6 +169,8 @@ def _about(service: Service, *, is_default: bool) -> Iterator[str]:
     yield f"{service.name_prefix}{which}: {service.state.value}"
     if service.cause is not None:
         yield f"  because of {type(service.cause).__name__}"
+    if service.over.passed and not seen:
+        return
     yield from _about_loop(service)
     yield from _about_workers(service, seen)
     contexts = [name_of(leave).removeprefix("the closing of ") for leave in list(service.contexts)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import inspect
 from types import FrameType, TracebackType
@@ -19,6 +20,8 @@ def name_of(what: object) -> str:
     """A callable's or coroutine's name for people."""
     while isinstance(what, functools.partial):
         what = what.func
+    if type(what) is contextlib._AsyncGeneratorContextManager:
+        what = what.gen
     try:
         name = getattr(what, "__qualname__", None)
     except Exception:  # of a property of the user's

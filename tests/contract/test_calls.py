@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import threading
 import traceback
 import types
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -430,20 +432,24 @@ def test_nothing_is_raised_while_calls_come_and_go(
 
     with palitra.AsyncLoopExecutor(**quick_loop) as executor:
         thread = in_thread(come_and_go)
+        seen = 0
         try:
-            for _ in range(snapshots):
-                for call in executor.calls():
+            while snapshots > 0:
+                assert thread.is_alive()
+                calls = executor.calls()
+                snapshots -= bool(calls)
+                for call in calls:
+                    seen += bool(call.stack)
                     assert call.name
                     assert call.state in {"waiting", "running", "cancelling"}
         finally:
             over.set()
             thread.join()
 
+    assert seen
+
 
 def test_a_look_keeps_nothing_alive(executor: AsyncLoopExecutor, held: Held) -> None:
-    import gc
-    import weakref
-
     class Value:
         pass
 
