@@ -43,6 +43,7 @@ _T = TypeVar("_T")
 
 _OURS = str(Path(__file__).parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
+_STDLIB = str(Path(asyncio.__file__).parents[1]) + os.sep
 _LINKS = 1000  # of a chain that are followed
 _BRANCHES = 3  # of a chain that are followed
 _DEPTH = 4  # of branches in branches
@@ -76,9 +77,10 @@ class Place(NamedTuple):
     line: int
 
     @property
-    def is_asyncios(self) -> bool:
-        """Whether the code is asyncio's."""
-        return self.code.co_filename.startswith(_ASYNCIO)
+    def is_in_stdlib(self) -> bool:
+        """Whether the code is the standard library's."""
+        file = self.code.co_filename
+        return file.startswith((_STDLIB, "<frozen ")) and "-packages" not in file
 
     def __str__(self) -> str:
         return f"{self.code.co_filename}:{self.line} in {self.code.co_qualname}"
@@ -105,7 +107,7 @@ class Chain(NamedTuple):
         """Where the user's code stands, as far in as there is any."""
         line = self.line
         for place in reversed(line):
-            if not place.is_asyncios:
+            if not place.is_in_stdlib:
                 return place
         return line[-1] if line else None
 

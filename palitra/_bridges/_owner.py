@@ -23,7 +23,7 @@ import contextlib
 import contextvars
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from concurrent.futures._base import FINISHED, RUNNING
 from typing import Any, TypeVar
@@ -58,7 +58,7 @@ class Step(BlockingCall[_T]):
 
     @property
     def stands_in(self) -> object:
-        return self.task
+        return self._owner.work if self._owner.does(self) else None
 
     def start(self) -> None:
         if self._take_claim():
@@ -127,6 +127,7 @@ class Owner:
         self.context = contextvars.copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self.work: Coroutine[Any, Any, None] | None = None  # what the task runs
         self._exit: Callable[..., Awaitable[bool]] | None = (
             None  # while it stands in the service's `contexts`
         )
@@ -160,7 +161,7 @@ class Owner:
             self._exit = self._make_exit()
             self.service.add_exit(self._exit)
             self._steps.append(step)
-            work = self._work()
+            self.work = work = self._work()
             try:
                 self._task = self.service.create_task(work, self.context, self)
             except BaseException:

@@ -420,7 +420,7 @@ def test_nothing_is_raised_while_calls_come_and_go(
     over = threading.Event()
 
     async def brief() -> None:
-        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+        await asyncio.gather(asyncio.sleep(0.001), asyncio.sleep(0))
 
     def come_and_go() -> None:
         while not over.is_set():
