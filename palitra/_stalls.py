@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import weakref
 from _thread import get_ident
 from functools import partial
 from types import FrameType
@@ -37,6 +38,7 @@ from palitra._waiting import Deadline, Moment, Permission, locked, release
 from palitra._workers import make_thread
 
 if TYPE_CHECKING:
+    from palitra._calls import Call
     from palitra._service import Service
 
 LOGGER = logging.getLogger("palitra")
@@ -64,6 +66,7 @@ class _Hold:
         self.probe = probe
         self.traits = traits
         self.frames: tuple[FrameType, ...] | None = None  # once one turn has taken long
+        self.call: weakref.ref[Call] | None = None  # without the interpreter lock
         self.reported: str | None = None  # what holds the loop
 
 
@@ -165,18 +168,30 @@ class StallWatch:
     def _new_hold(self, callback: list[FrameType]) -> _Hold:
         probe = _Probe()
         hold = _Hold(clock(), probe, _traits(callback))
+        if not gil_is_enabled() and (call := self._running_call()) is not None:
+            hold.call = weakref.ref(call)
         loop = self._service.host.loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # it was closed just now
                 loop.call_soon_threadsafe(probe.answer)
         return hold
 
+    def _running_call(self) -> Call | None:
+        seen = holder(self._service, [])
+        return None if seen is None else seen.call
+
     def _goes_on(self, hold: _Hold, callback: list[FrameType]) -> bool:
         """Whether the loop has done something else since the last look."""
         if hold.probe.answered:
             return True
+        if not gil_is_enabled():
+            # Frames are seen there only while they stand still; which call runs, always.
+            call = self._running_call()
+            before = None if hold.call is None else hold.call()
+            if call is not None or before is not None:
+                return call is not before
         if not callback:
-            return False  # nothing is known, without the interpreter lock: the probe tells
+            return True  # it may
         traits = _traits(callback)
         if hold.frames is None:
             if hold.traits and traits != hold.traits:
@@ -206,6 +221,7 @@ class StallWatch:
     def _end_hold(self) -> None:
         hold, self._hold = self._hold, None
         if hold is not None and hold.reported is not None:
+            hold.frames = None  # whose values may be gone by now
             LOGGER.warning(
                 "%s: the event loop goes on; it was held for %s by %s",
                 self._service.name_prefix,

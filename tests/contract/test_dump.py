@@ -131,9 +131,7 @@ def test_those_that_wait_are_shown_with_what_for(held: Held, quick_loop: dict[st
 
     prefix = executor._service.name_prefix
     assert f"  worker threads: 1 of 1: {prefix}_0 runs Held.thread" in lines
-    assert (
-        "    Held.coroutine (submit, waiting for N s): for one of 1 slots (max_workers)" in lines
-    )
+    assert "    Held.coroutine (submit, waiting for N s): for one of 1 slots (max_workers)" in lines
     assert "    Held.thread (submit, waiting for N s): for a worker thread" in lines
 
 
@@ -147,9 +145,7 @@ def test_contexts_that_were_entered_are_named(executor: AsyncLoopExecutor) -> No
     assert any("contexts entered: " in line and "pool" in line for line in dumped().splitlines())
 
 
-def test_threads_that_wait_are_named_with_what_for(
-    executor: AsyncLoopExecutor, held: Held
-) -> None:
+def test_threads_that_wait_are_named_with_what_for(executor: AsyncLoopExecutor, held: Held) -> None:
     def waiting_in_run() -> None:
         executor.run(held.coroutine())
 
@@ -180,9 +176,7 @@ def test_threads_that_wait_are_named_with_what_for(
     )
 
 
-def test_ten_thousand_calls_are_cut_with_a_count(
-    held: Held, quick_loop: dict[str, Any]
-) -> None:
+def test_ten_thousand_calls_are_cut_with_a_count(held: Held, quick_loop: dict[str, Any]) -> None:
     async def waits() -> None:
         await held.release.passed()
 

@@ -356,9 +356,7 @@ class TestTheWatch:
         with palitra.AsyncLoopExecutor(stall_timeout=LIMIT):
             assert threading.enumerate() == before
 
-    def test_keeps_no_executor_and_no_value(
-        self, loop_options: dict[str, Any], log: Log
-    ) -> None:
+    def test_keeps_no_executor_and_no_value(self, loop_options: dict[str, Any], log: Log) -> None:
         class Value:
             pass
 
