@@ -17,6 +17,7 @@ from typing_extensions import ParamSpec, TypeVar, TypeVarTuple
 
 from palitra._bridges._functions import SyncFunction, SyncGeneratorFunction
 from palitra._bridges._iterators import SyncGenerator, SyncIterator
+from palitra._report import CallInfo
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -48,6 +49,7 @@ class AsyncLoopExecutor(Executor):
         *,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
+        stall_timeout: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -59,6 +61,7 @@ class AsyncLoopExecutor(Executor):
         initargs: tuple[*_Ts],
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
+        stall_timeout: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -70,8 +73,10 @@ class AsyncLoopExecutor(Executor):
         *,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
+        stall_timeout: float | None = None,
     ) -> None: ...
     def __del__(self) -> None: ...
+    def calls(self) -> list[CallInfo]: ...
     @overload
     def submit(
         self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
