@@ -33,7 +33,7 @@ import logging
 import time
 from _thread import LockType, get_ident
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from contextlib import suppress
@@ -180,6 +180,10 @@ class Call:
         if self._worker:
             return chain_of_frames(_after(_RUN_IN_WORKER, threads.frames(self._worker)))
         return chain_of(self.stands_in, of_loop)
+
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """The tasks that are cancelled with the call."""
+        return [] if self._task is None else [self._task]
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -343,6 +347,9 @@ class Call:
             self._finish()
         self._end(None)
 
+    def left_behind(self) -> None:
+        """On the loop: nothing waits for the call any more."""
+
     def abandon(self, error: BaseException) -> None:
         """In a forked child: settle with *error*, whatever other threads were just doing.
 
@@ -484,19 +491,23 @@ class BlockingCall(Call, Generic[_T]):
 
 
 class RunCall(BlockingCall[_T]):
-    """One coroutine, run as a task."""
+    """One coroutine, run as a task; with *children*, the `gather` of these tasks."""
 
     def __init__(
         self,
         service: Service,
         coro: Coroutine[Any, Any, _T],
         context: contextvars.Context | None,
-        kind: Kind = "run",
+        children: Mapping[int, asyncio.Task[None]] | None = None,
     ) -> None:
         super().__init__(service, coro, contextvars.copy_context() if context is None else context)
         self._shares_context = context is not None
-        if kind != "run":
-            self.kind = kind
+        self._children = children
+        if children is not None:
+            self.kind = "gather"
+
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        return [*super().tasks(), *(self._children or {}).values()]
 
     def _start_task(self) -> None:
         if self._shares_context:
@@ -539,12 +550,12 @@ class _FutureCondition:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Keep the future from changing; at once where it does not change any more."""
         lock: Any = self._call._lock
-        patience = _PATIENCE if blocking else 1
-        while not lock.acquire(False):
-            patience -= 1
-            if self._call.settled or not patience:
-                return blocking
-            time.sleep(0.01)
+        if not blocking or timeout >= 0:
+            acquired: bool = lock.acquire(blocking, timeout)
+            return acquired
+        for _ in range(_PATIENCE):
+            if lock.acquire(True, 0.01) or self._call.settled:
+                break
         return True
 
     def release(self) -> None:

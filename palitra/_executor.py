@@ -486,6 +486,7 @@ class AsyncLoopExecutor(Executor):
             timeout = _limit(timeout, "timeout")
             if not wait:
                 raise ValueError("shutdown(wait=False) waits for nothing: it takes no timeout")
+        self._service.check_process()
         if wait and self._service.is_own_thread():
             raise DeadlockError(
                 "shutdown(wait=True) would wait for the thread that it is called on; "
@@ -522,6 +523,7 @@ class AsyncLoopExecutor(Executor):
         .. versionadded:: 0.2.0
         """
         service = self._service
+        service.check_process()
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         if service.on_loop() and any(call.task is task for call in service.calls.snapshot()):
@@ -698,7 +700,7 @@ class AsyncLoopExecutor(Executor):
             self._service.refuse_on_loop("gather()")
             coro = gathering.run()
             timeout = self._checked(coro, timeout, None)
-            return RunCall(self._service, coro, None, "gather").wait("gather()", timeout)
+            return RunCall(self._service, coro, None, gathering.tasks).wait("gather()", timeout)
         except BaseException as exc:
             raise user_traceback(exc)  # noqa: B904  (the same exception, without a frame of ours)
         finally:
@@ -1017,9 +1019,10 @@ class _Results(Iterator[Any]):
     def close(self) -> None:
         """Cancel the calls that are left, started or not."""
         self._calls = None
-        for future in self._futures:
-            future.cancel()
-        self._futures.clear()
+        futures = self.__dict__.get("_futures", ())  # Ctrl-C may have come before there were any
+        while futures:
+            futures[0].cancel()
+            futures.popleft()
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not _is_finalizing():

@@ -42,7 +42,7 @@ class Gathering:
         self._over = False  # nothing more is wanted of the futures
         self._results: dict[int, Any] = {}  # one for each that has finished
         self._error: BaseException | None = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
         self._waiter: asyncio.Future[None] | None = None  # set while `run` waits
         try:
@@ -142,7 +142,7 @@ class Gathering:
             self._failed(key, exc)
             return
         if child.cr_frame is not None:  # not at its end
-            self._tasks[key] = task
+            self.tasks[key] = task
             if child.cr_await is None:  # not begun
                 ended = functools.partial(self._task_ended, key, awaitable)
                 task.add_done_callback(ended)
@@ -152,12 +152,12 @@ class Gathering:
             self._results[key] = await awaitable
         except BaseException as exc:
             self._failed(key, exc)
-        if self._tasks:  # otherwise nobody waits for it
+        if self.tasks:  # otherwise nobody waits for it
             self._finished(key)
 
     def _task_ended(self, key: int, awaitable: Awaitable[Any], _: object) -> None:
         """A task that was cancelled before its first step never came to run `_await`."""
-        if key in self._tasks:
+        if key in self.tasks:
             close_if_coroutine(awaitable)
             self._failed(key, asyncio.CancelledError())
             self._finished(key)
@@ -182,9 +182,9 @@ class Gathering:
             self._error = exc
 
     def _finished(self, key: int) -> None:
-        self._tasks.pop(key, None)
+        self.tasks.pop(key, None)
         waiter = self._waiter
-        over = not self._tasks or self._error is not None
+        over = not self.tasks or self._error is not None
         if over and waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -196,13 +196,13 @@ class Gathering:
             self._waiter = None
 
     async def _cancel_tasks(self) -> None:
-        for task in self._tasks.values():
+        for task in self.tasks.values():
             task.cancel()
-        while self._tasks:
+        while self.tasks:
             try:
                 await self._wait()
             except asyncio.CancelledError:  # once more, perhaps by shutdown(cancel_futures=True)
-                for task in self._tasks.values():
+                for task in self.tasks.values():
                     task.cancel()
 
 

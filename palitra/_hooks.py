@@ -8,8 +8,8 @@ three hooks, once; they reach the services through weak references, so that they
     atexit                no new call; every loop is closed and its thread joined
 
 The middle hook is the one that `concurrent.futures` uses for its pools. Hooks of that kind run last
-in, first out, and ours runs before theirs (see `stay_first`): so pools work as long as a call does
-that uses one.
+in, first out, and ours runs before theirs (see `outlast_no_pool`): so pools work as long as a call
+does that uses one.
 
 A fork that runs none of Python's hooks (uWSGI's, a C library's) is noticed where a call is handed
 over or a wait begins: the number of the process is another one.
@@ -73,7 +73,8 @@ class _Process:
         self.callers: weakref.WeakValueDictionary[int, threading.Thread]
         self.callers = weakref.WeakValueDictionary()
         self.fork_hook = False
-        self.thread_hook: Callable[[], object] | None = None
+        self.thread_hook = False
+        self.thread_hooks = 0  # how many there were when they were last put in order
         self.atexit_hook = False
         self.exiting = False
         self.hurried = False  # by Ctrl-C, twice: nothing is waited for any more
@@ -116,7 +117,7 @@ def watch(service: Watched) -> bool:
     # First, so that an exit that comes meanwhile sees it, or is seen below.
     _process.services[id(service)] = service
     _register_fork_hook()
-    if _process.thread_hook is None:
+    if not _process.thread_hook:
         try:
             threading._register_atexit(_main_thread_ends)  # type: ignore[attr-defined]
         except AttributeError:
@@ -124,7 +125,7 @@ def watch(service: Watched) -> bool:
         except RuntimeError:  # the main thread has ended
             if threading.current_thread() is threading.main_thread():
                 return False  # it runs atexit handlers, and takes no more of them
-        _process.thread_hook = _find_thread_hook()
+        _process.thread_hook = True
     if not _process.atexit_hook:
         if not _at_exit_is_registered():
             atexit.register(_at_exit)
@@ -132,29 +133,34 @@ def watch(service: Watched) -> bool:
     return not _process.exiting
 
 
-def _find_thread_hook() -> Callable[[], object]:
-    for hook in list(_thread_hooks()):
-        if getattr(hook, "func", None) is _main_thread_ends:
-            found: Callable[[], object] = hook
-            return found
-    return _main_thread_ends
+def _inside(hook: Any) -> list[Any]:
+    """What a hook of `threading` calls: it is a partial function, or a lambda."""
+    cells = getattr(hook, "__closure__", None) or ()
+    return [getattr(hook, "func", None), *(cell.cell_contents for cell in cells)]
 
 
-def _thread_hooks() -> list[Any]:
-    hooks = getattr(threading, "_threading_atexits", None)
-    return hooks if isinstance(hooks, list) else []
+def _is_of_pools(hook: Any) -> bool:
+    return any(
+        str(getattr(inside, "__module__", "")).startswith("concurrent.futures.")
+        for inside in _inside(hook)
+    )
 
 
-def stay_first() -> None:
-    """Have our hook run before those that were registered since: they end the standard pools.
+def outlast_no_pool() -> None:
+    """Have the hooks that end the standard pools run after ours, whenever they were registered.
 
     A call in flight at exit may use a pool whose module was imported after palitra's first use.
     """
-    hooks = _thread_hooks()
-    ours = _process.thread_hook
-    if hooks and hooks[-1] is not ours and ours in hooks and not threading._SHUTTING_DOWN:  # type: ignore[attr-defined]
-        hooks.append(ours)  # first: an exit that comes meanwhile must find it
-        hooks.remove(ours)
+    hooks = getattr(threading, "_threading_atexits", None)
+    if not isinstance(hooks, list) or len(hooks) == _process.thread_hooks:
+        return
+    _process.thread_hooks = len(hooks)
+    ours = [index for index, hook in enumerate(hooks) if _main_thread_ends in _inside(hook)]
+    for hook in hooks[ours[0] + 1 :] if ours else ():
+        if _is_of_pools(hook):
+            # They run last in, first out. In first: an exit that comes meanwhile must find it.
+            hooks.insert(ours[0], hook)
+            del hooks[len(hooks) - 1 - hooks[::-1].index(hook)]
 
 
 def services() -> list[Watched]:
@@ -238,15 +244,47 @@ def _main_thread_ends() -> None:
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
         if any(_is_stranger(thread) for thread in threading.enumerate()):
-            # That thread may wait for just this: a connection's own ends when it is closed.
-            for service in services:
-                service.leave_contexts()
-            _wait(services, lambda service, seconds: service.contexts_left.wait(seconds))
+            if not (_callers() and _start_thread(_leave_contexts_later)):
+                _leave_contexts()
     elif any(map(_goes_on, threading.enumerate())):
-        # Not here: they may wait for what other hooks are about to do.
-        threading.Thread(target=_at_exit_of_others, name="palitra_exit").start()
+        _start_thread(_at_exit_of_others)
     else:
         _at_exit()
+
+
+def _start_thread(target: Callable[[], None]) -> bool:
+    """Have *target* done by a thread that the process waits for; not here, in a hook.
+
+    Those threads that it waits for may wait for what other hooks are about to do.
+    """
+    try:
+        threading.Thread(target=target, name="palitra_exit").start()
+    except RuntimeError:  # 3.12 starts none any more
+        return False
+    return True
+
+
+def _callers() -> list[threading.Thread]:
+    """The threads that make calls, and that the process waits for."""
+    threads = threading.enumerate()
+    return [thread for thread in threads if _goes_on(thread) and not _is_stranger(thread)]
+
+
+def _leave_contexts_later() -> None:
+    while callers := _callers():
+        callers[0].join()
+    _leave_contexts()
+
+
+def _leave_contexts() -> None:
+    """Leave the contexts, for which a thread that has made no call may wait.
+
+    That of a connection, say, which ends when the connection is closed.
+    """
+    services = _living(_process.services)
+    for service in services:
+        service.leave_contexts()
+    _wait(services, lambda service, seconds: service.contexts_left.wait(seconds))
 
 
 def _goes_on(thread: threading.Thread) -> bool:

@@ -25,7 +25,7 @@ from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any
 
 from palitra import _hooks
-from palitra._calls import DeadlockError
+from palitra._calls import GRACE, Call, DeadlockError
 from palitra._waiting import Deadline, Moment, Permission
 from palitra._words import user_traceback
 from palitra._workers import AsyncioThreads, make_thread, run_initializer
@@ -141,29 +141,38 @@ class OwnLoop:
     def _close(self, service: Service) -> None:
         service.done = True
         self._started.happen()
+        left = list(service.calls.left)
         service.fail_calls()
         loop = self.loop
         if loop is not None and not loop.is_closed():
-            left = {call.task for call in service.calls.left if call.task is not None}
             try:
                 self._close_loop(loop, left)
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
-            finally:
-                asyncio.set_event_loop(None)
+            asyncio.set_event_loop(None)
+            try:
                 loop.close()
+            except BaseException:
+                LOGGER.exception("closing the event loop failed")
         self.loop = None
         self._ident = None  # another thread may get the same
         service.end_here()
 
-    def _close_loop(self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]]) -> None:
-        """Do what `asyncio.run` does at its end, but wait for no task of *left*."""
-        stray = asyncio.all_tasks(loop) - left
-        for task in stray:
+    def _close_loop(self, loop: asyncio.AbstractEventLoop, left: list[Call]) -> None:
+        """Do what `asyncio.run` does at its end.
+
+        Where calls of *left* were left behind, their tasks and the tasks that these have made may
+        ignore all cancellation: these are then waited for no longer than a second.
+        """
+        cancelled = {task for call in left for task in call.tasks()}
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks - cancelled:
             task.cancel()
-        if stray:
-            loop.run_until_complete(asyncio.wait(stray))
-        for task in stray:
+        loop.run_until_complete(_all_done(loop, tasks, GRACE if left else None))
+        ended = {task for task in tasks if task.done()}
+        for task in tasks - ended:
+            _silence(task)
+        for task in ended:
             if not task.cancelled() and (error := task.exception()) is not None:
                 loop.call_exception_handler(
                     {
@@ -172,6 +181,8 @@ class OwnLoop:
                         "task": task,
                     }
                 )
+        if ended != tasks:
+            _expect_running_generators(loop)
         loop.run_until_complete(loop.shutdown_asyncgens())
         if self._asyncio_threads is not None:
             loop.run_until_complete(self._asyncio_threads.aclose())
@@ -183,8 +194,6 @@ class OwnLoop:
                 # threads of an executor of the user's own; by then they have ended.
                 if "new thread" not in str(exc):
                     raise
-        for task in left:
-            _silence(task)
 
     def join(self, deadline: Deadline) -> bool:
         if self._left_behind:
@@ -212,14 +221,58 @@ class OwnLoop:
             self._asyncio_threads.workers.abandon()
 
 
-_left_behind: list[object] = []  # tasks that ignored their cancellation
+def _all_done(
+    loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]], timeout: float | None
+) -> asyncio.Future[None]:
+    """A future that is done when *tasks* are, or after *timeout* seconds.
+
+    Not a task, which would complain where the loop dies meanwhile.
+    """
+    future = loop.create_future()
+    pending = set(tasks)
+
+    def done(task: asyncio.Task[Any] | None = None) -> None:
+        if task is not None:
+            pending.discard(task)
+        if (task is None or not pending) and not future.done():
+            future.set_result(None)
+
+    for task in tasks:
+        task.add_done_callback(done)
+    if not tasks:
+        done()
+    if timeout is not None:
+        loop.call_later(timeout, done)
+    return future
 
 
 def _silence(task: asyncio.Task[Any]) -> None:
-    """Have the interpreter say nothing of a task that its loop has left behind."""
+    """Have the interpreter say nothing of *task*, which ignored its cancellation, and run none of it.
+
+    It is kept for good: to let go of it would run its clean-up, without the loop that this needs.
+    """
     with contextlib.suppress(AttributeError):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-    _left_behind.append(task)
+    with contextlib.suppress(ImportError, AttributeError):
+        import ctypes  # noqa: PLC0415  (almost no program comes here)
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))
+
+
+def _expect_running_generators(loop: asyncio.AbstractEventLoop) -> None:
+    """Report no async generator that cannot be closed, because a task left behind runs it."""
+    report = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        generator = context.get("asyncgen")
+        if generator is not None and getattr(generator, "ag_running", False):
+            return
+        if report is None:
+            loop.default_exception_handler(context)
+        else:
+            report(loop, context)
+
+    loop.set_exception_handler(handle)
 
 
 class BorrowedLoop:

@@ -180,7 +180,7 @@ class Inbox:
                     break
                 items.popleft().start()
         finally:
-            _hooks.stay_first()  # what was just started may have imported a pool
+            _hooks.outlast_no_pool()  # what was just started may have imported a pool
             bell = self._bell
             if bell is not None and bell.answered and self._loop is not None:
                 if not items:

@@ -365,6 +365,7 @@ class Service:
     def leave_behind(self, call: Call) -> None:
         """Wait for *call* no more, at no shutdown and no exit."""
         self.calls.leave_behind(call)
+        self.post(call.left_behind)
         if self._end and not self.calls.waited:
             self.post(self._wind_down)
 

@@ -94,6 +94,12 @@ class Step(BlockingCall[_T]):
             self.cancelling = True
             self._owner.cancel(self)
 
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        return self._owner.tasks()
+
+    def left_behind(self) -> None:
+        self._owner.left_behind()
+
     def close(self) -> None:
         if self._take_claim():
             self._owner.refused()
@@ -302,6 +308,16 @@ class Owner:
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
+
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """The one task, while there is one."""
+        return [] if self._task is None else [self._task]
+
+    def left_behind(self) -> None:
+        """A step ignores its cancellation: the object is not waited for at the end either."""
+        if self._exit is not None:
+            self.service.contexts.pop(self._exit, None)
+            self._exit = None
 
     def refused(self) -> None:
         """A step will not be taken, and was not begun."""

@@ -881,6 +881,7 @@ class TestMultiprocessing:
             MULTIPROCESSING,
             f"""
             def outlive():
+                use(executor)  # a thread that never has is not waited for with contexts entered
                 wait_for_main_thread_to_end()
                 say(executor.run(double(4)))
 
