@@ -25,7 +25,7 @@ from palitra._bridges import _contexts, _functions, _iterators
 from palitra._calls import DeadlockError, FutureCall, RunCall, clock
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
-from palitra._report import CallInfo
+from palitra._records import CallInfo
 from palitra._service import Host, Service
 from palitra._stalls import StallWatch
 from palitra._waiting import Deadline

@@ -1,4 +1,4 @@
-"""What is in flight, for people: the records of `calls`, and the text of `dump`.
+"""What is in flight: the records of `calls`, and the text of `dump`, for people.
 
 Nothing here is done unless somebody asks. What is told was true a moment ago: calls come and go
 meanwhile, and none of them waits for that.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from palitra import _hooks
 from palitra._calls import BlockingCall, Call, FutureCall, Kind, Progress, clock
+from palitra._records import CallInfo
 from palitra._service import Service
 from palitra._stacks import (
     NOWHERE,
@@ -39,35 +40,6 @@ if TYPE_CHECKING:
 _SHOWN = 20  # calls, and waiting threads, of an executor that a dump shows one by one
 _KINDS = 5  # names of the others that it counts one by one
 _FRAMES = 40  # of a chain, half of them from each end
-
-
-@dataclass(frozen=True, slots=True)
-class CallInfo:
-    """A call in flight: what it is, and where it stood when `AsyncLoopExecutor.calls` looked.
-
-    Attributes:
-        name: The qualified name of what was called.
-        kind: The method that the call came from: ``"iterator"`` is a step of a `sync_iter`,
-            ``"context"`` one of a `sync_context` or `enter_context`, ``"submit"`` one of `map` too.
-        state: ``"waiting"`` for the loop, a slot or a worker thread; ``"running"``;
-            ``"cancelling"``: at its clean-up.
-        age: Seconds since the call was accepted.
-        thread: The name of the thread that runs it; None while none does.
-        stack: The chain of awaits down to where the call stands, or the frames of its worker
-            thread, outermost first. Where it waits for several tasks, the first of them goes on.
-            Empty where nothing is known.
-
-    .. versionadded:: 0.2.0
-    """
-
-    name: str
-    kind: Kind
-    state: Progress
-    age: float
-    thread: str | None
-    stack: traceback.StackSummary
-
-    __hash__ = None  # type: ignore[assignment]  # a stack is a list
 
 
 def calls(service: Service) -> list[CallInfo]:

@@ -15,7 +15,7 @@ from palitra._default import (
     sync_iter,
 )
 from palitra._executor import AsyncLoopExecutor
-from palitra._report import CallInfo
+from palitra._records import CallInfo
 from palitra._runner import (
     EventLoopThreadRunner,
     is_runner_alive,

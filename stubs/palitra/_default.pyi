@@ -3,7 +3,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import Context
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, TextIO, TypeAlias, overload
 
 from typing_extensions import ParamSpec, TypeVar
 

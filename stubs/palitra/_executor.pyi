@@ -17,7 +17,7 @@ from typing_extensions import ParamSpec, TypeVar, TypeVarTuple
 
 from palitra._bridges._functions import SyncFunction, SyncGeneratorFunction
 from palitra._bridges._iterators import SyncGenerator, SyncIterator
-from palitra._report import CallInfo
+from palitra._records import CallInfo
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
