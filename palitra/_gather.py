@@ -206,7 +206,7 @@ class Gathering:
                     task.cancel()
 
 
-tasks_of[Gathering] = lambda gathering: gathering._tasks.values()
+tasks_of[Gathering] = lambda gathering: gathering.tasks.values()
 
 
 @types.coroutine

@@ -278,7 +278,7 @@ def runs(awaitable: object, frames: list[FrameType]) -> bool:
         if following is not None:
             todo.append((following, last))
         elif issubclass(type(link), asyncio.Future):
-            todo += [(task, last) for task in _tasks_behind(last, link)]
+            todo += [(task, last) for task in _tasks_waited_for(last, link)]
     return False
 
 
@@ -304,7 +304,7 @@ def chain_of(awaitable: object, running: list[FrameType], depth: int = 0) -> Cha
                 break
             places.append(place_of(frame))
         elif following is None and issubclass(type(awaitable), asyncio.Future):
-            tasks = _tasks_behind(last, awaitable)
+            tasks = _tasks_waited_for(last, awaitable)
             if len(tasks) > 1:
                 some = tasks[:_BRANCHES] if depth < _DEPTH else []
                 branches = [chain_of(task, running, depth + 1) for task in some]
@@ -359,12 +359,19 @@ def _attribute(kind: type, name: str, instance: object) -> object:
     return None
 
 
-def _tasks_behind(link: Any, future: Any) -> list[asyncio.Task[Any]]:
+def _tasks_waited_for(link: object, future: object) -> list[asyncio.Task[Any]]:
     """The tasks that *link* waits for, where *future* is what tells it of their end.
 
     `asyncio.gather` says so itself; what else asyncio has (`wait`, task groups) and anyio's task
     groups have the tasks among their locals.
     """
+    try:
+        return _tasks_behind(link, future)
+    except (AttributeError, TypeError):  # another version keeps them elsewhere
+        return []
+
+
+def _tasks_behind(link: Any, future: Any) -> list[asyncio.Task[Any]]:
     if issubclass(type(future), asyncio.tasks._GatheringFuture):  # type: ignore[attr-defined]
         return _pending(future._children)
     if type(link) is not CoroutineType:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import palitra
-from palitra._stacks import gil_is_enabled
 from contract.gates import Gate, Held, in_thread
+from palitra._stacks import gil_is_enabled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
