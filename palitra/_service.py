@@ -246,7 +246,6 @@ class Service:
 
     def chains(self, calls: list[Call]) -> list[Chain]:
         """Where each of *calls* stands."""
-
         if not calls:
             return []
 

@@ -24,6 +24,8 @@ import threading
 import time
 from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import ModuleSpec
+from operator import attrgetter
 from pathlib import Path
 from types import (
     AsyncGeneratorType,
@@ -67,7 +69,11 @@ _OPAQUE = {
 tasks_of: dict[type, Callable[[Any], Iterable[object]]] = {
     asyncio.TaskGroup: lambda group: group._tasks,
 }
-_LINKED: tuple[type, ...] = (CoroutineType, GeneratorType, AsyncGeneratorType, asyncio.Future)
+_FRAMED: dict[type, Callable[[Any], Any]] = {
+    CoroutineType: attrgetter("cr_frame", "cr_await"),
+    GeneratorType: attrgetter("gi_frame", "gi_yieldfrom"),
+    AsyncGeneratorType: attrgetter("ag_frame", "ag_await"),
+}
 
 
 class Place(NamedTuple):
@@ -124,7 +130,7 @@ def place_of(frame: FrameType) -> Place:
     """Where *frame* stands."""
     code = frame.f_code
     spec = frame.f_globals.get("__spec__")
-    if type(spec).__name__ == "ModuleSpec" and spec.loader is not None:
+    if type(spec) is ModuleSpec and spec.loader is not None:
         # Whoever prints the line later finds it, in an archive too.
         linecache.lazycache(code.co_filename, frame.f_globals)
     return Place(code, frame.f_lineno or code.co_firstlineno)
@@ -328,12 +334,10 @@ def chain_of_frames(frames: list[FrameType]) -> Chain:
 def _link(awaitable: Any) -> tuple[FrameType | None, object]:
     """The frame of *awaitable*, if it has one, and what it waits for, if that is known."""
     kind = type(awaitable)  # not `isinstance`, which asks a class of the user's for `__class__`
-    if kind is CoroutineType:
-        return awaitable.cr_frame, awaitable.cr_await
-    if kind is GeneratorType:
-        return awaitable.gi_frame, awaitable.gi_yieldfrom
-    if kind is AsyncGeneratorType:
-        return awaitable.ag_frame, awaitable.ag_await
+    frame_and_following = _FRAMED.get(kind)
+    if frame_and_following is not None:
+        found: tuple[FrameType | None, object] = frame_and_following(awaitable)
+        return found
     if issubclass(kind, asyncio.Task):
         done = asyncio.Future.done(awaitable)
         return None, None if done else asyncio.Task.get_coro(awaitable)
@@ -341,7 +345,8 @@ def _link(awaitable: Any) -> tuple[FrameType | None, object]:
         return None, None
     if kind.__name__ in _OPAQUE and kind.__module__ in {"builtins", "_asyncio"}:
         for referent in gc.get_referents(awaitable):
-            if issubclass(type(referent), _LINKED) or type(referent).__name__ in _OPAQUE:
+            of = type(referent)
+            if of in _FRAMED or issubclass(of, asyncio.Future) or of.__name__ in _OPAQUE:
                 return None, referent
     # A coroutine of Cython's, say: it has no frame, and may know what it waits for.
     return None, _attribute(kind, "cr_await", awaitable)

@@ -80,6 +80,10 @@ def hold(log: Log, messages: int = 1) -> None:
     log.wait_for(messages)
 
 
+def work(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 class TestAStallIsReported:
     def test_with_the_call_the_time_and_the_place_and_its_end(
         self, watched: palitra.AsyncLoopExecutor, log: Log
@@ -111,7 +115,7 @@ class TestAStallIsReported:
     def test_once_for_each(self, watched: palitra.AsyncLoopExecutor, log: Log) -> None:
         async def rude(messages: int) -> None:
             hold(log, messages)
-            time.sleep(2 * LIMIT)  # another report would come by now
+            work(2 * LIMIT)  # another report would come by now
 
         watched.run(rude(1))
         log.wait_for(2)
@@ -239,12 +243,12 @@ class TestNothingIsReported:
         self, watched: palitra.AsyncLoopExecutor, log: Log
     ) -> None:
         async def brief() -> None:
-            time.sleep(0.002)
+            work(0.002)
 
         async def often() -> None:
             until = time.monotonic() + 3 * LIMIT
             while time.monotonic() < until:
-                time.sleep(0.002)
+                work(0.002)
                 await asyncio.sleep(0)
 
         futures = [watched.submit(brief) for _ in range(300)]
@@ -260,7 +264,7 @@ class TestNothingIsReported:
         done = threading.Event()
 
         def brief() -> None:
-            time.sleep(0.002)
+            work(0.002)
 
         def many() -> None:
             for _ in range(300):
