@@ -339,12 +339,16 @@ class BorrowedLoop:
                 self._settle_in(service)
             else:
                 with contextlib.suppress(RuntimeError):  # closed just now: see `_watch`
-                    loop.call_soon_threadsafe(self._settle_in, service)
+                    loop.call_soon_threadsafe(self._begin_to_settle_in, service)
 
     def _watch(self, service: Service) -> None:
         """Notice that the loop was closed, which it tells nobody."""
         while not service.over.wait(_WATCH):
             self.check(service)
+
+    def _begin_to_settle_in(self, service: Service) -> None:
+        self.base = _caller()  # at once: the call that comes next may hold the loop
+        self._settle_in(service)
 
     def _settle_in(self, service: Service) -> None:
         """On the loop: hang the bell, and have somebody there whom its end cancels."""
@@ -359,9 +363,7 @@ class BorrowedLoop:
         service.inbox.hang_bell()
 
     async def _wait_for_release(self, service: Service, released: asyncio.Future[None]) -> None:
-        caller = sys._getframe().f_back
-        self.base = None if caller is None else caller.f_code
-        del caller
+        self.base = _caller()  # where this executor was made on the loop
         try:
             await released
         except asyncio.CancelledError:
@@ -387,6 +389,12 @@ class BorrowedLoop:
 
     def abandon(self) -> None:
         self.loop = None
+
+
+def _caller() -> CodeType | None:
+    """What has called the function that calls this."""
+    frame = sys._getframe(1).f_back
+    return None if frame is None else frame.f_code
 
 
 def _lost() -> RuntimeError:
