@@ -22,7 +22,8 @@ from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar, cast
 
 from palitra import _report
 from palitra._bridges import _contexts, _functions, _iterators
-from palitra._calls import DeadlockError, FutureCall, RunCall, clock
+from palitra._calls import DeadlockError, RunCall, clock
+from palitra._futures import FutureCall
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
 from palitra._records import CallInfo
@@ -236,7 +237,7 @@ class AsyncLoopExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._service.body_error = exc_val
         try:
             self.shutdown(wait=True)
@@ -256,7 +257,7 @@ class AsyncLoopExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._service.body_error = exc_val
         try:
             await self.aclose()
@@ -812,10 +813,11 @@ class AsyncLoopExecutor(Executor):
         """Use an async context manager in a ``with`` statement.
 
         An exception in the body reaches the async context manager as it is, and can be suppressed
-        there. One task enters and leaves it. A cancel scope or a task group in it that ends meanwhile
-        is left at once; the end of the block then shows what ``async with`` does. An exception of
-        the block goes on, with that of the scope as its context, or joins the group that a task
-        group raises. On the loop's own thread, the end of the block requests the leaving.
+        there. One task enters and leaves it. A cancel scope or a task group in it that ends
+        meanwhile is left at once; the end of the block then shows what ``async with`` does. An
+        exception of the block goes on, with that of the scope as its context, or joins the group
+        that a task group raises. On the loop's own thread, the end of the block requests the
+        leaving.
 
         Args:
             acm: The async context manager, or a callable without arguments that returns one; it is

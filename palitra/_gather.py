@@ -201,9 +201,8 @@ class Gathering:
         while self.tasks:
             try:
                 await self._wait()
-            except asyncio.CancelledError:  # once more, perhaps by shutdown(cancel_futures=True)
-                for task in self.tasks.values():
-                    task.cancel()
+            except asyncio.CancelledError:
+                pass  # by a shutdown, say: the children are at their clean-up already
 
 
 tasks_of[Gathering] = lambda gathering: gathering.tasks.values()

@@ -35,6 +35,7 @@ LOGGER = logging.getLogger("palitra")
 PATIENCE = 5.0  # seconds of waiting at exit before a log line says what for
 _GRACE = 1.0  # seconds for the clean-up of what a limit has cancelled
 _STEP = 0.05  # seconds that each of those who are waited for is waited for in turn
+_WIPE_ON_FORK = 18  # Linux's MADV_WIPEONFORK, which `mmap` does not name
 _ATTEMPTS = 100  # at starting afresh in a forked child; each can be interrupted by a signal
 
 
@@ -56,6 +57,12 @@ class Watched(Protocol):
     def abandon_at_exit(self) -> str: ...
 
 
+class Mark(Protocol):
+    """A sequence of numbers, as far as it matters here."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+
 class Forked(Protocol):
     """What the fork hook needs of anything else that must start afresh in a child."""
 
@@ -74,7 +81,6 @@ class _Process:
         self.callers = weakref.WeakValueDictionary()
         self.fork_hook = False
         self.thread_hook = False
-        self.thread_hooks = 0  # how many there were when they were last put in order
         self.atexit_hook = False
         self.exiting = False
         self.hurried = False  # by Ctrl-C, twice: nothing is waited for any more
@@ -84,27 +90,67 @@ class _Process:
 
 
 class _Known(threading.local):
-    """What is known of a thread: the process in which it has made its first call."""
+    """Whether a thread has made a call, and is looked after."""
 
-    pid = 0
+    caller = False
+
+
+class _ProcessId:
+    """As a page of memory that is wiped in forked children, where the system has none."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpid() == self._pid
+
+
+def _make_mark() -> Mark:
+    """Something whose first item is true, but not in a child of a fork, whoever makes it.
+
+    To ask for the number of the process is a system call, which costs more than all else here.
+    """
+    if not hasattr(os, "fork"):
+        return (1,)
+    try:
+        import mmap  # noqa: PLC0415  (not at the import of palitra)
+
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_WIPE_ON_FORK)
+    except (AttributeError, ImportError, OSError, ValueError):
+        return _ProcessId()
+    page[0] = 1
+    return page
 
 
 _process = _Process()
+# The hooks that the end of the main thread runs, last in first out, where they are such a list; and
+# how many there were when `outlast_no_pool` last looked.
+thread_hooks: list[Any] = getattr(threading, "_threading_atexits", [])
+ordered = 0
 known = _Known()
+mark: Mark = (0,)  # its first item is true in the process that has used palitra, see `_make_mark`
 
 
 def know_this_thread() -> None:
     """Note that this thread makes calls, and shall be served as long as it lives."""
     thread = threading.current_thread()
     _process.callers[id(thread)] = thread
-    if _process.pid is None:
-        _process.pid = os.getpid()
-    known.pid = os.getpid()
+    _mark_process()
+    known.caller = True
+
+
+def _mark_process() -> None:
+    global mark  # noqa: PLW0603  (looked at where every attribute counts)
+    if not mark[0]:
+        if _process.pid is None:
+            _process.pid = os.getpid()
+        mark = _make_mark()
 
 
 def check_process() -> None:
     """Start afresh where this is a child of a fork that has run no hooks."""
-    if _process.pid is not None and _process.pid != os.getpid():
+    if not mark[0] and _process.pid is not None and _process.pid != os.getpid():
         _forked()
 
 
@@ -151,10 +197,9 @@ def outlast_no_pool() -> None:
 
     A call in flight at exit may use a pool whose module was imported after palitra's first use.
     """
-    hooks = getattr(threading, "_threading_atexits", None)
-    if not isinstance(hooks, list) or len(hooks) == _process.thread_hooks:
-        return
-    _process.thread_hooks = len(hooks)
+    global ordered  # noqa: PLW0603  (looked at where every attribute counts)
+    hooks = thread_hooks
+    ordered = len(hooks)
     ours = [index for index, hook in enumerate(hooks) if _main_thread_ends in _inside(hook)]
     for hook in hooks[ours[0] + 1 :] if ours else ():
         if _is_of_pools(hook):
@@ -217,6 +262,7 @@ def _forked() -> None:
             if _process.pid != os.getpid():
                 _start_afresh()
                 _process.pid = os.getpid()
+                _mark_process()
             break
         except BaseException as exc:
             interruption = exc
@@ -243,9 +289,9 @@ def _main_thread_ends() -> None:
     _wait(services, lambda service, seconds: service.wait_for_calls(seconds))
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
-        if any(_is_stranger(thread) for thread in threading.enumerate()):
-            if not (_callers() and _start_thread(_leave_contexts_later)):
-                _leave_contexts()
+        strangers = any(_is_stranger(thread) for thread in threading.enumerate())
+        if strangers and not (_callers() and _start_thread(_leave_contexts_later)):
+            _leave_contexts()
     elif any(map(_goes_on, threading.enumerate())):
         _start_thread(_at_exit_of_others)
     else:

@@ -106,7 +106,9 @@ class OwnLoop:
         try:
             loop = (self._loop_factory or asyncio.new_event_loop)()
             if not isinstance(loop, asyncio.AbstractEventLoop):
-                raise TypeError(f"loop_factory must return an event loop, not {loop!r}")
+                raise TypeError(  # noqa: TRY301  (breaks the executor, as all else here)
+                    f"loop_factory must return an event loop, not {loop!r}"
+                )
             self.loop = loop
             asyncio.set_event_loop(loop)
             if self._debug is not None:
@@ -214,11 +216,18 @@ class OwnLoop:
 
     def abandon(self) -> None:
         if self.loop is not None and self.on_loop():
+            # The child's copy of this thread leaves the loop after this turn. What is still to be
+            # done in this turn may fail, since asyncio has no running loop there.
+            self.loop.set_exception_handler(_say_nothing)
             self.loop.stop()
         self.loop = None
         self._started.happen()
         if self._asyncio_threads is not None:
             self._asyncio_threads.workers.abandon()
+
+
+def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception handler."""
 
 
 def _all_done(
@@ -247,7 +256,7 @@ def _all_done(
 
 
 def _silence(task: asyncio.Task[Any]) -> None:
-    """Have the interpreter say nothing of *task*, which ignored its cancellation, and run none of it.
+    """Have the interpreter say nothing of *task*, which ignored its cancellation, and not run it.
 
     It is kept for good: to let go of it would run its clean-up, without the loop that this needs.
     """
@@ -410,7 +419,7 @@ def current_service() -> Service | None:
 
 def _refuse_patched_threads() -> None:
     if not isinstance(_thread.start_new_thread, BuiltinFunctionType):
-        raise RuntimeError(
+        raise RuntimeError(  # noqa: TRY004  (no argument is wrong, but the whole process)
             "palitra needs real threads, and these are patched (by gevent's or eventlet's "
             "monkey_patch): leave threads unpatched, with patch_all(thread=False)"
         )

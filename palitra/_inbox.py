@@ -167,8 +167,13 @@ class Inbox:
 
     def _answer(self) -> None:
         """On the loop: somebody has rung, and has handed the permission to the loop with that."""
-        if self._bell is not None and self._loop is not None:
-            self._bell.answer()
+        bell = self._bell
+        if bell is not None and self._loop is not None:
+            try:
+                os.read(bell.reader, 8)
+            except BlockingIOError:
+                pass
+            bell.answered = True
             self._drain()
 
     def _drain(self) -> None:
@@ -180,7 +185,8 @@ class Inbox:
                     break
                 items.popleft().start()
         finally:
-            _hooks.outlast_no_pool()  # what was just started may have imported a pool
+            if len(_hooks.thread_hooks) != _hooks.ordered:
+                _hooks.outlast_no_pool()  # what was just started has imported a pool
             bell = self._bell
             if bell is not None and bell.answered and self._loop is not None:
                 if not items:
@@ -198,7 +204,7 @@ def _rings(permission: dict[str, Callable[[], object]]) -> map[object]:
     """An endless iterator: each `next` takes the permission to ring and rings, in one call."""
     return map(
         operator.call,
-        map(permission.pop, repeat("ring"), repeat(_nothing)),  # type: ignore[arg-type]
+        map(permission.pop, repeat("ring"), repeat(_nothing)),
     )
 
 
@@ -219,12 +225,6 @@ class _Bell:
             os.set_blocking(self._writer, False)
             ring = partial(os.write, self._writer, b"\0")
         self.ring = ring
-
-    def answer(self) -> None:
-        """Take in what was written; the permission is the loop's from now on."""
-        with suppress(BlockingIOError):
-            os.read(self.reader, 8)
-        self.answered = True
 
     def rung(self, milliseconds: int) -> bool:
         """Whether something is written within so many milliseconds."""

@@ -18,7 +18,8 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, TextIO
 
 from palitra import _hooks
-from palitra._calls import BlockingCall, Call, FutureCall, Kind, Progress, clock
+from palitra._calls import BlockingCall, Call, Kind, Progress, clock
+from palitra._futures import FutureCall
 from palitra._records import CallInfo
 from palitra._service import Service
 from palitra._stacks import (

@@ -51,12 +51,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from os import getpid
 from types import CodeType
 from typing import Any, Protocol
 
 from palitra import _hooks
-from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, FutureCall, clock
+from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, clock
+from palitra._futures import FutureCall
 from palitra._inbox import Callback, Inbox
 from palitra._stacks import NOWHERE, Chain, Threads, ask, chain_of_frames, in_callback
 from palitra._waiting import Deadline, Moment
@@ -64,6 +64,7 @@ from palitra._words import in_words, name_of
 from palitra._workers import WorkerThreads
 
 LOGGER = logging.getLogger("palitra")
+_EAGER = sys.version_info >= (3, 12)  # whether asyncio starts tasks at once
 _NAMED = 10  # calls that a text names
 _PAUSE = 0.01  # seconds before trying again to change a future that another thread looks at
 
@@ -293,7 +294,7 @@ class Service:
         Raises RuntimeError or BrokenExecutor where the call is refused. Ctrl-C can arrive anywhere
         in here; `holds` tells whether the call was taken then.
         """
-        if not self.ready or _hooks.known.pid != getpid():
+        if not (self.ready and _hooks.mark[0] and _hooks.known.caller):
             self._begin()
         # Nothing that Ctrl-C could interrupt, from here to the inbox.
         self.calls.waited[call] = None
@@ -304,7 +305,7 @@ class Service:
 
     def accept_for_worker(self, call: FutureCall[Any]) -> None:
         """Take over *call* and run it in a worker thread."""
-        if not self.ready or _hooks.known.pid != getpid():
+        if not (self.ready and _hooks.mark[0] and _hooks.known.caller):
             self._begin()
         self.calls.waited[call] = None
         if self._end:
@@ -318,7 +319,7 @@ class Service:
 
     def accept_service(self, call: FutureCall[Any]) -> None:
         """Take over *call*, which is cancelled when the other calls are over."""
-        if not self.ready or _hooks.known.pid != getpid():
+        if not (self.ready and _hooks.mark[0] and _hooks.known.caller):
             self._begin()
         self.calls.services[call] = None
         if self._end:
@@ -357,8 +358,10 @@ class Service:
 
     def finished(self, call: Call) -> None:
         """Let go of *call*: its body has ended, and everybody has been told."""
-        self.calls.discard(call)
-        if self._end and not self.calls.waited:
+        calls = self.calls
+        if calls.waited.pop(call, calls) is calls or calls.watched:
+            calls.discard(call)
+        if self._end and not calls.waited:
             self.post(self._wind_down)
 
     def leave_behind(self, call: Call) -> None:
@@ -404,7 +407,7 @@ class Service:
             with contextlib.suppress(AttributeError):
                 task.set_name(name)
             return task
-        if sys.version_info >= (3, 12) and not loop.get_debug():
+        if _EAGER and not loop.get_debug():
             return asyncio.Task(coro, loop=loop, context=context, name=name, eager_start=True)
         return loop.create_task(coro, context=context, name=name)
 

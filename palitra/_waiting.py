@@ -53,8 +53,10 @@ def locked() -> LockType:
 
 def release(lock: LockType) -> None:
     """Let the waiter go on whose lock this is; again does no harm."""
-    with suppress(RuntimeError):
+    try:
         lock.release()
+    except RuntimeError:
+        pass
 
 
 def wait_for(lock: LockType, timeout: float | None) -> bool:
@@ -146,7 +148,8 @@ class Moment:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the moment; False after *timeout* seconds."""
-        if self.passed:
+        passed = self.passed  # checkers would take it for constant, but other threads set it
+        if passed:
             return True
         lock = locked()
         waiter = lock.release
@@ -166,9 +169,13 @@ class Moment:
         """Wait for the moment on *loop*, which runs on meanwhile."""
         future = loop.create_future()
 
+        def go_on() -> None:
+            if not future.done():
+                future.set_result(None)
+
         def waiter() -> None:
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+                loop.call_soon_threadsafe(go_on)
 
         self.tell(waiter)
         try:

@@ -279,7 +279,8 @@ class _FirstCall(Step[_T]):
 
 
 def _check_context(what: str, source: object) -> None:
-    if not hasattr(type(source), "__aenter__") and not callable(source):
+    taken = hasattr(type(source), "__aenter__") or callable(source)
+    if not taken:
         hint = ""
         if hasattr(type(source), "__enter__"):
             hint = ": it is a synchronous one, which needs no bridge"

@@ -5,8 +5,8 @@ task (cancel scopes, task groups, `ContextVar.reset`) finds the same task each t
 item, the entry, the exit) is a blocking call whose work the owner task does.
 
 Who closes what: from its first step on, an unfinished object stands among the service's
-`contexts`. The object is closed by its user, or when the last reference to its synchronous face goes,
-or by `shutdown`, whichever comes first.
+`contexts`. The object is closed by its user, or when the last reference to its synchronous face
+goes, or by `shutdown`, whichever comes first.
 
 A cancel scope or a task group inside the object cancels the owner task when it ends, and asyncio
 delivers that to an idle task too. The owner then throws the very `CancelledError` that came into

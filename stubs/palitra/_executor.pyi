@@ -11,7 +11,8 @@ from collections.abc import (
 from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import Context
-from typing import Any, Literal, Protocol, TypeAlias, overload
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypeAlias, overload
 
 from typing_extensions import ParamSpec, TypeVar, TypeVarTuple
 
@@ -49,6 +50,7 @@ class AsyncLoopExecutor(Executor):
         *,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
+        exit_timeout: float | None = None,
         stall_timeout: float | None = None,
     ) -> None: ...
     @overload
@@ -61,6 +63,7 @@ class AsyncLoopExecutor(Executor):
         initargs: tuple[*_Ts],
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
+        exit_timeout: float | None = None,
         stall_timeout: float | None = None,
     ) -> None: ...
     @overload
@@ -73,9 +76,49 @@ class AsyncLoopExecutor(Executor):
         *,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
+        exit_timeout: float | None = None,
         stall_timeout: float | None = None,
     ) -> None: ...
+    @overload
+    @classmethod
+    def from_loop(
+        cls,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[[], object] | None = None,
+        initargs: tuple[()] = (),
+        exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_loop(
+        cls,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[[*_Ts], object],
+        initargs: tuple[*_Ts],
+        exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
+    ) -> Self: ...
     def __del__(self) -> None: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None: ...
     def calls(self) -> list[CallInfo]: ...
     @overload
     def submit(
@@ -87,6 +130,12 @@ class AsyncLoopExecutor(Executor):
     def submit(
         self, fn: Callable[_P, Awaitable[_T] | _T], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> Future[_T]: ...
+    @overload
+    def submit_service(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
+    @overload
+    def submit_service(self, fn: Coroutine[Any, Any, _T], /) -> Future[_T]: ...
     @overload
     def map(
         self,
@@ -267,7 +316,11 @@ class AsyncLoopExecutor(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[_T]: ...
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None: ...
+    async def aclose(self, *, cancel_futures: bool = False) -> None: ...
+    def on_loop(self) -> bool: ...
     def run(
         self,
         coro: Coroutine[Any, Any, _T],
@@ -477,6 +530,9 @@ class AsyncLoopExecutor(Executor):
     def enter_context(
         self, acm: AbstractAsyncContextManager[_T] | Callable[[], AbstractAsyncContextManager[_T]]
     ) -> _T: ...
+    def cached_context(
+        self, factory: Callable[[], AbstractAsyncContextManager[_T]]
+    ) -> Callable[[], _T]: ...
     def push_async_callback(
         self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> Callable[_P, Awaitable[_T]]: ...

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import sys
 import traceback
+import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
@@ -127,8 +128,13 @@ class GroupByHand:
         self.group.start_soon(breaks_off)
         return self
 
-    async def __aexit__(self, *exc_info: object) -> bool | None:
-        return await self.group.__aexit__(*exc_info)
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: types.TracebackType | None,
+    ) -> bool | None:
+        return await self.group.__aexit__(exc_type, exc_val, exc_tb)
 
 
 @contextmanager
@@ -267,7 +273,7 @@ def test_an_exception_that_has_a_context_keeps_it(executor: AsyncLoopExecutor) -
     with pytest.raises(ValueError, match="second") as caught, executor.sync_context(watched):
         watched.left.wait()
         try:
-            {}["first"]
+            dict[str, int]()["first"]
         except KeyError as first:
             raise ValueError("second") from first
 

@@ -26,9 +26,11 @@ WALLS = {
     "_default.sync",
     "_default.sync_iter",
     "_executor.AsyncLoopExecutor.__init__",
+    "_executor.AsyncLoopExecutor.from_loop",
     "_executor.AsyncLoopExecutor.gather",
     "_executor.AsyncLoopExecutor.map",
     "_executor.AsyncLoopExecutor.submit",
+    "_executor.AsyncLoopExecutor.submit_service",
     "_executor.AsyncLoopExecutor.sync",
     "_executor.AsyncLoopExecutor.sync_iter",
 }
@@ -80,6 +82,13 @@ def parameters(function: Function) -> Iterator[tuple[str, str, str, str]]:
         yield describe(parameter, "keyword", keyword_default)
     if given.kwarg is not None:
         yield describe(given.kwarg, "**", None)
+
+
+def public_parameters(function: Function) -> Iterator[tuple[str, str, str, str]]:
+    """Those that a caller may give: not what a method keeps for itself as a private default."""
+    for name, kind, annotation, default in parameters(function):
+        if not (name.startswith("_") and default != "no default"):
+            yield name, kind, annotation, default
 
 
 def describe(parameter: ast.arg, kind: str, default: ast.expr | None) -> tuple[str, str, str, str]:
@@ -184,7 +193,7 @@ def function_differences(where: str, source: Function, stubs: list[Function]) ->
             yield from wall_differences(where, source, stub)
         return
     [stub] = stubs
-    if [*parameters(source)] != [*parameters(stub)]:
+    if [*public_parameters(source)] != [*parameters(stub)]:
         yield f"{where} has other parameters in the stub"
     if spelled(source.returns) != spelled(stub.returns):
         yield f"{where} returns something else in the stub"

@@ -281,6 +281,36 @@ def synchronous_context(stack: ExitStack) -> None:
     executor.enter_context(Session(), Session())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
+# --- cached_context: a function that gives the value of the context
+
+
+def connect_to(base: str) -> Session:
+    print(base)
+    return Session()
+
+
+@executor.cached_context
+@asynccontextmanager
+async def pool() -> AsyncGenerator[int]:
+    yield 1
+
+
+assert_type(pool(), int)
+assert_type(palitra.cached_context(connect), Callable[[], int])
+assert_type(palitra.cached_context(connect)(), int)
+assert_type(palitra.cached_context(Session)(), Session)
+assert_type(executor.cached_context(lambda: Session())(), Session)  # noqa: PLW0108
+assert_type(executor.cached_context(lambda: asyncio.timeout(3))(), asyncio.Timeout)
+
+pool(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+# A context manager itself could be entered only once; a function needs an argument, or gives none.
+palitra.cached_context(Session())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+palitra.cached_context(connect())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+palitra.cached_context(fetch)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+palitra.cached_context(ExitStack)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+executor.cached_context(connect_to)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+executor.cached_context()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
 # --- push_async_callback: checked as submit is, and gives the function back
 
 assert_type(palitra.push_async_callback(fetch, "/", retries=5)("/"), Awaitable[bytes])

@@ -45,6 +45,10 @@ PYRIGHT_FOR_STUBS = {
     "typeCheckingMode": "strict",
     "pythonVersion": PYTHONS[0],
 }
+# Private modules have no stubs, so stubtest compares them with themselves.
+STUBTEST_ALLOWS = [
+    r"palitra\._calls\.Kind",  # to mypy, a Literal of several strings is a Union
+]
 
 
 class Failed(Exception):
@@ -163,7 +167,9 @@ def check_completeness(outside: Path) -> str:
 
 
 def check_runtime(outside: Path) -> str:
-    return run("stubtest", "palitra", cwd=outside).strip()
+    allowed = outside / "allowed.txt"
+    allowed.write_text("\n".join(STUBTEST_ALLOWS), encoding="utf-8")
+    return run("stubtest", "palitra", "--allowlist", str(allowed), cwd=outside).strip()
 
 
 def count(tests: Path) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from typing_extensions import assert_type
@@ -152,4 +152,13 @@ assert_type(palitra.get_executor(), AsyncLoopExecutor)
 assert_type(palitra.get_loop(), asyncio.AbstractEventLoop)
 palitra.shutdown()
 palitra.shutdown(False, cancel_futures=True)
+palitra.shutdown(timeout=1.5)
+palitra.shutdown(True, True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+palitra.shutdown(timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+assert_type(palitra.set_executor(executor), AsyncLoopExecutor | None)
+assert_type(palitra.set_executor(None), AsyncLoopExecutor | None)
+palitra.set_executor()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+palitra.set_executor(ThreadPoolExecutor())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+palitra.set_executor(AsyncLoopExecutor)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+palitra.set_executor(None).shutdown()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
 runs: list[Callable[..., Any]] = [palitra.run, palitra.gather, palitra.get_loop]

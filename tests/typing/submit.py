@@ -136,3 +136,32 @@ def not_callable(task: Awaitable[int], stream: AsyncIterator[str]) -> None:
 # --- refused: taking the result for something else
 
 wrong_result: Future[str] = executor.submit(fetch, "/")  # type: ignore[call-overload]  # pyright: ignore[reportAssignmentType]
+
+# --- submit_service: coroutine functions and coroutines, checked as submit checks them
+
+assert_type(executor.submit_service(fetch, "/"), Future[bytes])
+assert_type(executor.submit_service(fetch, "/", retries=5), Future[bytes])
+assert_type(executor.submit_service(fetch, url="/").result(), bytes)
+assert_type(executor.submit_service(fetch("/")), Future[bytes])
+assert_type(executor.submit_service(partial(fetch, "/"), retries=5), Future[bytes])
+assert_type(executor.submit_service(Client().get, "/"), Future[bytes])
+assert_type(executor.submit_service(Client(), "/"), Future[bytes])
+assert_type(executor.submit_service(Client.connect, "/"), Future[Client])
+
+
+def service_of_unknown_parameters(poll: Callable[..., Coroutine[Any, Any, int]]) -> None:
+    assert_type(executor.submit_service(poll, "/", deep=True), Future[int])
+
+
+executor.submit_service(fetch, 3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+executor.submit_service(fetch)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+executor.submit_service(fetch, "/", tries=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+executor.submit_service(fetch("/"), 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+executor.submit_service()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+# What would run in a thread, and what no coroutine comes of.
+executor.submit_service(read, "/")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+executor.submit_service(time.sleep, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+executor.submit_service(fetch_later, "/")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+executor.submit_service(create_future, executor.get_loop())  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+executor.submit_service(lines, "/")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+executor.submit_service(3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]

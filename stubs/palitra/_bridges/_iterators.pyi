@@ -3,8 +3,9 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Self, overload
 
-from palitra._loop import LoopThread
 from typing_extensions import TypeVar
+
+from palitra._service import Service
 
 _T_co = TypeVar("_T_co", covariant=True)
 _SendT_contra = TypeVar("_SendT_contra", contravariant=True)
@@ -37,5 +38,5 @@ class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
 
 # What AsyncLoopExecutor.sync_iter is made of.
 def sync_iter(
-    executor: Executor, loop_thread: LoopThread, source: object, buffersize: int | None
+    executor: Executor, service: Service, source: object, buffersize: int | None
 ) -> SyncIterator[Any]: ...
