@@ -27,14 +27,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import inspect
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from palitra._stacks import Chain, Threads, chain_of
+from palitra._stacks import Chain, Threads, chain_of, chain_of_frames, of_job
 from palitra._waiting import Moment, locked, release, wait_for
 from palitra._words import close_if_coroutine, name_of, user_traceback
 
@@ -130,21 +129,6 @@ class Call:
         return self._target is not None
 
     @property
-    def worker(self) -> int:
-        """The thread that runs a plain callable; 0 where none does."""
-        return self._worker
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether this is a plain function that has not run yet, as far as its class tells."""
-        fn = self._target
-        while isinstance(fn, functools.partial | MethodType):
-            fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
-        if type(fn) is FunctionType:
-            return not fn.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE)
-        return type(fn) in {type, BuiltinFunctionType}
-
-    @property
     def progress(self) -> Progress:
         """How far it is."""
         if self._state == PENDING or not (self._worker or self.stands_in is not None):
@@ -158,6 +142,8 @@ class Call:
 
     def chain(self, threads: Threads, of_loop: list[FrameType]) -> Chain:
         """Where it stands. Called where `_stacks.ask` calls; *of_loop*: the frames of its loop."""
+        if self._worker:
+            return chain_of_frames(of_job(threads.frames(self._worker)))
         return chain_of(self.stands_in, of_loop)
 
     def tasks(self) -> list[asyncio.Task[Any]]:

@@ -8,7 +8,6 @@ import enum
 import functools
 import inspect
 import itertools
-import math
 import os
 import sys
 import threading
@@ -28,8 +27,8 @@ from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
 from palitra._records import CallInfo
 from palitra._service import Host, Service
-from palitra._stalls import StallWatch
-from palitra._waiting import Deadline
+from palitra._stalls import StallWatch, stall_limit
+from palitra._waiting import Deadline, limit
 from palitra._words import close_if_coroutine, hint, name_of, user_traceback
 from palitra._workers import default_number_of_threads
 
@@ -137,8 +136,8 @@ class AsyncLoopExecutor(Executor):
             if max_workers < 1:
                 raise ValueError("max_workers must be greater than 0")
         if exit_timeout is not None:
-            exit_timeout = _limit(exit_timeout, "exit_timeout")
-        limit = _stall_timeout(stall_timeout)
+            exit_timeout = limit(exit_timeout, "exit_timeout")
+        longest = stall_limit(stall_timeout)
         self._max_workers = default_number_of_threads() if max_workers is None else max_workers
         self._service = Service(
             name_prefix=thread_name_prefix or f"AsyncLoopExecutor-{next(_numbers)}",
@@ -147,7 +146,7 @@ class AsyncLoopExecutor(Executor):
             initialize=initialize,
             exit_timeout=exit_timeout,
             make_host=make_host,
-            make_watch=functools.partial(StallWatch, timeout=limit) if limit else None,
+            make_watch=functools.partial(StallWatch, timeout=longest) if longest else None,
         )
 
     @classmethod
@@ -484,7 +483,7 @@ class AsyncLoopExecutor(Executor):
         .. versionadded:: 0.2.0
         """
         if timeout is not None:
-            timeout = _limit(timeout, "timeout")
+            timeout = limit(timeout, "timeout")
             if not wait:
                 raise ValueError("shutdown(wait=False) waits for nothing: it takes no timeout")
         self._service.check_process()
@@ -1065,28 +1064,3 @@ def _check_coroutine(obj: object) -> None:
 def _seconds(timeout: float) -> float:
     """A timeout that a lock takes; TypeError if it is not a number."""
     return max(0.0, min(float(timeout), threading.TIMEOUT_MAX))
-
-
-def _stall_timeout(seconds: float | None) -> float:
-    """The limit of the stall watch; 0: there is none."""
-    if seconds is not None:
-        limit = _limit(seconds, "stall_timeout")
-    elif text := os.environ.get("PALITRA_STALL_TIMEOUT", "").strip():
-        try:
-            limit = _limit(float(text), "PALITRA_STALL_TIMEOUT")
-        except ValueError:
-            raise ValueError(
-                "the environment variable PALITRA_STALL_TIMEOUT must be a number of seconds that "
-                f"is not negative, not {text!r}"
-            ) from None
-    else:
-        limit = 0.0
-    return 0.0 if math.isinf(limit) else limit
-
-
-def _limit(seconds: float, name: str) -> float:
-    """A limit to a waiting; ValueError where it is none, TypeError if it is not a number."""
-    limit = float(seconds)
-    if math.isnan(limit) or limit < 0:
-        raise ValueError(f"{name} must be a number of seconds that is not negative, or None")
-    return limit

@@ -17,13 +17,11 @@ from concurrent.futures import InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
 from contextlib import suppress
 from threading import RLock
-from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from palitra import _hooks
 from palitra._calls import _EMPTY, _FINAL, Call, clock
 from palitra._inbox import Callback
-from palitra._stacks import Chain, Threads, chain_of_frames
 from palitra._waiting import locked, release, wait_for
 from palitra._words import user_traceback
 
@@ -414,12 +412,6 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     # -- in a worker thread -------------------------------------------------------------------
 
-    def chain(self, threads: Threads, of_loop: list[FrameType]) -> Chain:
-        """Where it stands; in a worker thread, if that runs it."""
-        if self._worker:
-            return chain_of_frames(_after(_RUN_IN_WORKER, threads.frames(self._worker)))
-        return super().chain(threads, of_loop)
-
     def run_in_worker(self) -> None:
         """In a worker thread: call, and leave what is to be awaited to the loop."""
         self._worker = get_ident()
@@ -457,17 +449,6 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._end(state)
         finally:
             del self  # see `_drive`
-
-
-_RUN_IN_WORKER = FutureCall.run_in_worker.__code__
-
-
-def _after(code: CodeType, frames: list[FrameType]) -> list[FrameType]:
-    """The *frames* that one of *code* has called; none where there is none of that."""
-    for number, frame in enumerate(frames, 1):
-        if frame.f_code is code:
-            return frames[number:]
-    return []
 
 
 def _finishing(call: FutureCall[Any]) -> Callback:

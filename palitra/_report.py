@@ -6,6 +6,8 @@ meanwhile, and none of them waits for that.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import linecache
 import os
 import sys
@@ -14,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import CoroutineType
+from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, TextIO
 
 from palitra import _hooks
@@ -89,7 +91,7 @@ def in_flight(service: Service, shown: int | None = None) -> list[Seen]:
     for call in dict.fromkeys(service.calls.snapshot()):
         if call.in_flight:
             progress = call.progress
-            ident = call.worker or (None if progress == "waiting" else service.host.ident)
+            ident = call._worker or (None if progress == "waiting" else service.host.ident)
             age = max(0.0, now - call.accepted)
             found.append(Seen(call, call.name, call.kind, progress, age, ident, NOWHERE))
     some = found[:shown]
@@ -207,7 +209,7 @@ def _about_workers(service: Service, seen: list[Seen]) -> Iterator[str]:
     threads = [thread for thread in list(service.workers.threads) if thread.is_alive()]
     if not threads:
         return
-    busy = {one.ident: one.name for one in seen if one.call.worker}
+    busy = {one.ident: one.name for one in seen if one.call._worker}
     runs = [f"{each.name} runs {busy[each.ident]}" for each in threads if each.ident in busy]
     idle = len(threads) - len(runs)
     if idle:
@@ -216,11 +218,20 @@ def _about_workers(service: Service, seen: list[Seen]) -> Iterator[str]:
     yield f"  worker threads: {len(threads)} of {limit}: {', '.join(_cut_names(runs))}"
 
 
+def _is_plain(fn: object) -> bool:
+    """Whether this is a plain function, as far as its class tells."""
+    while isinstance(fn, functools.partial | MethodType):
+        fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
+    if type(fn) is FunctionType:
+        return not fn.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE)
+    return type(fn) in {type, BuiltinFunctionType}
+
+
 def _what_for(service: Service, one: Seen) -> str:
     """What a call waits for."""
     if one.progress != "waiting":
         return ""
-    if one.call.is_plain:
+    if _is_plain(one.call._target):
         return ": for a worker thread"
     slots = service.slots
     if slots is not None and slots.full and one.kind == "submit":

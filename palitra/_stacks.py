@@ -331,6 +331,15 @@ def chain_of_frames(frames: list[FrameType]) -> Chain:
     return Chain(_users([place_of(frame) for frame in frames]), [], 0)
 
 
+def of_job(frames: list[FrameType]) -> list[FrameType]:
+    """Those of a worker thread that belong to what it runs; none where it runs nothing."""
+    for number, frame in enumerate(frames, 1):
+        code = frame.f_code
+        if code.co_name == "run_in_worker" and code.co_filename.startswith(_OURS):
+            return frames[number:]
+    return []
+
+
 def _link(awaitable: Any) -> tuple[FrameType | None, object]:
     """The frame of *awaitable*, if it has one, and what it waits for, if that is known."""
     kind = type(awaitable)  # not `isinstance`, which asks a class of the user's for `__class__`

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
 import sys
 import weakref
 from _thread import get_ident
@@ -34,7 +36,7 @@ from palitra._stacks import (
     is_of_library,
     name_of_callback,
 )
-from palitra._waiting import Deadline, Moment, Permission, locked, release
+from palitra._waiting import Deadline, Moment, Permission, limit, locked, release
 from palitra._workers import make_thread
 
 if TYPE_CHECKING:
@@ -46,6 +48,23 @@ _LOOKS = 8  # within the limit
 _SHORTEST, _LONGEST = 0.02, 0.5  # seconds between two looks
 _LATE = 0.1  # seconds that this thread may sleep for too long on a busy machine
 _DEBUGGERS = frozenset({"bdb", "pdb", "pydevd", "debugpy"})  # what a module's name begins with
+
+
+def stall_limit(seconds: float | None) -> float:
+    """The limit of the stall watch; 0: there is none."""
+    if seconds is not None:
+        longest = limit(seconds, "stall_timeout")
+    elif text := os.environ.get("PALITRA_STALL_TIMEOUT", "").strip():
+        try:
+            longest = limit(float(text), "PALITRA_STALL_TIMEOUT")
+        except ValueError:
+            raise ValueError(
+                "the environment variable PALITRA_STALL_TIMEOUT must be a number of seconds that "
+                f"is not negative, not {text!r}"
+            ) from None
+    else:
+        longest = 0.0
+    return 0.0 if math.isinf(longest) else longest
 
 
 class _Probe:

@@ -54,11 +54,11 @@ class Step(BlockingCall[_T]):
 
     @property
     def task(self) -> asyncio.Task[None] | None:
-        return self._owner.task if self._owner.does(self) else None
+        return self._owner._task if self._owner._current is self else None
 
     @property
     def stands_in(self) -> object:
-        return self._owner.work if self._owner.does(self) else None
+        return self._owner.work if self._owner._current is self else None
 
     def start(self) -> None:
         if self._take_claim():
@@ -148,15 +148,6 @@ class Owner:
         self._cut_short = False  # closed by a shutdown, which gets the two outcomes of the closing:
         self._suppressed = False
         self._close_error: BaseException | None = None
-
-    @property
-    def task(self) -> asyncio.Task[None] | None:
-        """The task, from the first step on."""
-        return self._task
-
-    def does(self, step: Step[Any]) -> bool:
-        """Whether the task does *step* now."""
-        return step is self._current
 
     def take(self, step: Step[Any]) -> None:
         """Have the task do *step*."""
