@@ -58,7 +58,7 @@ from palitra import _hooks
 from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, clock
 from palitra._futures import FutureCall
 from palitra._inbox import Callback, Inbox
-from palitra._stacks import NOWHERE, Chain, Threads, ask, chain_of_frames, in_callback
+from palitra._stacks import NOWHERE, Chain, Threads, ask, chain_of_frames, in_callback, place_of
 from palitra._waiting import Deadline, Moment
 from palitra._words import in_words, name_of
 from palitra._workers import WorkerThreads
@@ -242,7 +242,7 @@ class Service:
         frames = Threads().frames(self.host.ident)
         callback = in_callback(frames, self.host.base)
         if not callback:
-            return "idle" if frames else "busy"
+            return f"idle, at {place_of(frames[-1])}" if frames else "busy"
         return f"at {chain_of_frames(callback).innermost}"
 
     def chains(self, calls: list[Call]) -> list[Chain]:
