@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import re
 import threading
 import traceback
 import types
@@ -21,6 +22,7 @@ from palitra._stacks import gil_is_enabled
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 
+    from interpreters import Python
     from palitra import AsyncLoopExecutor, CallInfo
 
 
@@ -469,3 +471,59 @@ def test_a_look_keeps_nothing_alive(executor: AsyncLoopExecutor, held: Held) -> 
 
     assert gone() is None
     assert calls[0].stack
+
+
+# -- the same words elsewhere ------------------------------------------------------------------
+
+
+def test_a_shutdown_that_takes_too_long_says_the_same(
+    quick_loop: dict[str, Any], held: Held
+) -> None:
+    async def waits() -> None:
+        await held.coroutine()
+
+    with palitra.AsyncLoopExecutor(**quick_loop) as executor:
+        executor.submit(waits)
+        held.started.wait()
+        with pytest.raises(palitra.CallTimeoutError) as caught:
+            executor.shutdown(timeout=0.01)
+        held.release.open()
+
+    name = re.escape(waits.__qualname__)
+    assert re.search(
+        rf"waiting for {name} \(submit, running for \d\.\d s\), at \S+:\d+ in Gate\.passed$",
+        str(caught.value),
+    )
+
+
+def test_the_line_at_exit_says_the_same(python: Python) -> None:
+    child = python.start(
+        """
+        import asyncio
+        import palitra
+
+        async def waits():
+            await asyncio.sleep(60)
+
+        executor = palitra.AsyncLoopExecutor(exit_timeout=0.1)
+        executor.submit(waits)
+        executor.run(asyncio.sleep(0))
+
+        async def ignores():
+            while True:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    pass
+
+        executor.submit(ignores)
+        """
+    )
+    end = child.finish()
+
+    assert end.returncode == 0
+    assert re.search(
+        r"left behind at exit: ignores \(submit, cancelling for \d\.\d s\), "
+        r"at \S+program_0\.py:\d+ in ignores$",
+        end.stderr.strip(),
+    )
