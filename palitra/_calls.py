@@ -44,6 +44,7 @@ _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]
 Progress = Literal["waiting", "running", "cancelling"]
 
+_NAMED = 10  # calls that a text names
 GRACE = 1.0  # seconds that a cancelled call has for its clean-up, where somebody waits for that
 _FINAL = frozenset((CANCELLED_AND_NOTIFIED, FINISHED))
 _EMPTY = contextvars.Context()
@@ -294,10 +295,6 @@ class Call:
         """On the loop: take the claim."""
         return self._take_claim()
 
-    def withdraw(self) -> None:
-        """On the loop: end a call whose caller has never learnt that it was accepted."""
-        self.cancel_on_loop()
-
     # -- by anybody ---------------------------------------------------------------------------
 
     def cancel_once(self) -> None:
@@ -393,7 +390,7 @@ class BlockingCall(Call, Generic[_T]):
                 name = self.name
             service.accept(self)
             if not wait_for(self._done, timeout):
-                passed = f"{name} timed out after {timeout:g} s"
+                passed = f"{name} timed out after {timeout:g} s{self.unfinished()}"
                 self.cancel_once()
                 if not wait_for(self._done, GRACE):
                     raise self._late(passed)  # noqa: TRY301  (handled below, as all else)
@@ -418,6 +415,10 @@ class BlockingCall(Call, Generic[_T]):
             # A raised error holds this frame.
             error = cause = None
             del self
+
+    def unfinished(self) -> str:
+        """What of the call is unfinished, for the text of an error, where that is more than one."""
+        return ""
 
     def cancel_once(self) -> None:
         if self._take_claim():  # at once: the loop may be blocked, and would start it then
@@ -495,6 +496,12 @@ class RunCall(BlockingCall[_T]):
         if children is not None:
             self._children = children
             self.kind = "gather"
+
+    def unfinished(self) -> str:
+        names = [task.get_name() for task in list((self._children or {}).values())]
+        if len(names) > _NAMED:
+            names[_NAMED:] = [f"{len(names) - _NAMED} more"]
+        return f": {', '.join(names)}" if names else ""
 
     def tasks(self) -> list[asyncio.Task[Any]]:
         return [*super().tasks(), *(self._children or {}).values()]

@@ -209,9 +209,12 @@ def gather(
 
     .. versionadded:: 0.2.0
     """
-    return _default.get().gather(
-        *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
-    )
+    try:
+        return _default.get().gather(
+            *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
+        )
+    finally:
+        del coros_or_futures  # a raised error holds this frame, and may be that of a future
 
 
 def get_loop() -> asyncio.AbstractEventLoop:

@@ -335,9 +335,11 @@ class AsyncLoopExecutor(Executor):
                 self._service.accept(call)
         except BaseException:
             # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
-            # the loop sees to that.
-            self._service.withdraw(call)
+            # the loop sees to that: nothing interrupts these two lines.
+            call.instead = FutureCall.withdraw
+            self._service.inbox.items.append(call)
             call.cancel()
+            self._service.inbox.ring()
             raise
         return call
 
@@ -394,8 +396,10 @@ class AsyncLoopExecutor(Executor):
         try:
             self._service.accept_service(call)
         except BaseException:
-            self._service.withdraw(call)
+            call.instead = FutureCall.withdraw
+            self._service.inbox.items.append(call)
             call.cancel()
+            self._service.inbox.ring()
             raise
         return call
 
@@ -705,7 +709,8 @@ class AsyncLoopExecutor(Executor):
             raise user_traceback(exc)  # noqa: B904  (the same exception, without a frame of ours)
         finally:
             gathering.close()
-            del gathering  # a raised error holds this frame, and it holds the error
+            # A raised error holds this frame, and may be that of a future that was handed in.
+            del gathering, coros_or_futures
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running event loop; starts it if need be.

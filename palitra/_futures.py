@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from palitra import _hooks
 from palitra._calls import _EMPTY, _FINAL, Call, clock
-from palitra._inbox import Callback
 from palitra._waiting import locked, release, wait_for
 from palitra._words import user_traceback
 
@@ -119,6 +118,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     # A call that is settled from outside leaves the register when its body is over, and everybody
     # has been told. Whoever writes one of `_over` and `_told` then looks at the other.
     _told = False
+    # What `start` is to do instead, where the hand-over or the settling was interrupted.
+    instead: Callable[[FutureCall[Any]], object] | None = None
     _in_slot = False  # whether it counts among the calls in flight
 
     def __init__(
@@ -278,16 +279,21 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def _settle_here(self, state: str) -> None:
         """Settle in a thread that Ctrl-C may interrupt; the loop finishes it in any case."""
-        self._decided = state
-        try:
-            if self._change(state, 1):
-                _tell_sleepers(self)
-                self._tell_watchers()
-                _call_back(self, self._callbacks)
-        finally:
-            # One call, see `_inbox`: a second interruption finds it done.
-            self._service.inbox.items.append(_finishing(self))
-            self._service.inbox.ring()
+        if self._change(state, 1):
+            _tell_sleepers(self)
+            self._tell_watchers()
+            _call_back(self, self._callbacks)
+        self.instead = FutureCall._finish_on_loop
+        self._service.inbox.items.append(self)
+        self._service.inbox.ring()
+
+    def withdraw(self) -> None:
+        """On the loop: end a call whose caller has never learnt that it was accepted."""
+        self.cancel_on_loop()
+        self._service.staff()
+
+    def _finish_on_loop(self) -> None:
+        self._finish(_PATIENCE)
 
     def _finish(self, patience: int = 0) -> None:
         """Do what is left to do for an outcome that is decided; on the loop, or at its end."""
@@ -334,11 +340,12 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             if not self._take_open():
                 return False
             self._release()
+            self._settle_here(CANCELLED_AND_NOTIFIED)
         except BaseException:  # Ctrl-C, and nobody else can settle it now: the loop does
-            self._service.inbox.items.append(_finishing(self))
+            self.instead = FutureCall._finish_on_loop
+            self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
-        self._settle_here(CANCELLED_AND_NOTIFIED)
         return True
 
     def set_running_or_notify_cancel(self) -> bool:
@@ -357,12 +364,18 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         unstarted = self._take_claim()
         if not self._take_open():
             raise InvalidStateError(f"{self._state}: {self!r}")
-        if unstarted:
-            self._over = True
-            self._release()
         self._result, self._exception = result, exception
-        self._settle_here(FINISHED)
         del result, exception
+        try:
+            if unstarted:
+                self._over = True
+                self._release()
+            self._settle_here(FINISHED)
+        except BaseException:  # as in `_cancel_unstarted`
+            self.instead = FutureCall._finish_on_loop
+            self._service.inbox.items.append(self)
+            self._service.inbox.ring()
+            raise
 
     def abandon(self, error: BaseException) -> None:
         # What is to be called back is the parent's.
@@ -384,6 +397,10 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def start(self) -> None:
         """On the loop: begin, as soon as the limit of calls in flight allows."""
+        if self.instead is not None:
+            instead, self.instead = self.instead, None
+            instead(self)
+            return
         slots = self._service.slots
         try:
             if slots is None or self.kind == "service" or slots.enter(self._start_in_slot):
@@ -449,10 +466,6 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._end(state)
         finally:
             del self  # see `_drive`
-
-
-def _finishing(call: FutureCall[Any]) -> Callback:
-    return Callback(functools.partial(call._finish, _PATIENCE))
 
 
 def _tell_sleepers(call: FutureCall[Any]) -> None:

@@ -41,6 +41,7 @@ class Gathering:
         self._begun = False
         self._over = False  # nothing more is wanted of the futures
         self._results: dict[int, Any] = {}  # one for each that has finished
+        self._returned = 0  # how many of these are no exceptions
         self._error: BaseException | None = None
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
@@ -99,18 +100,19 @@ class Gathering:
         self._over = True
         for unwatch in self._unwatch:
             unwatch()
-        # The frames of the children hold this object, see `RunCall._drive`, so it must not hold
-        # what the caller gets.
-        if self._error is None:
-            try:
-                return [self._results[key] for key in self._order]
-            finally:
-                self._forget()
-        _close(awaitable for _, awaitable in unstarted)
+        if self._error is not None:
+            _close(awaitable for _, awaitable in unstarted)
+            await self._cancel_tasks()
         del unstarted
-        await self._cancel_tasks()
+        # The frames of the children hold this object, see `Call._drive`, so it must not hold what
+        # the caller gets.
         try:
-            raise self._error
+            answered = isinstance(self._error, asyncio.CancelledError)
+            if self._error is not None and not (
+                answered and self._returned == len(self._awaitables)
+            ):
+                raise self._error
+            return [self._results[key] for key in self._order]
         finally:
             self._forget()
 
@@ -150,6 +152,7 @@ class Gathering:
     async def _await(self, key: int, awaitable: Awaitable[Any]) -> None:
         try:
             self._results[key] = await awaitable
+            self._returned += 1
         except BaseException as exc:
             self._failed(key, exc)
         if self.tasks:  # otherwise nobody waits for it
@@ -168,6 +171,7 @@ class Gathering:
         if not self._over:
             try:
                 self._results[key] = future.result()
+                self._returned += 1
             except BaseException as exc:
                 self._failed(key, exc)
             finally:
@@ -178,7 +182,11 @@ class Gathering:
         user_traceback(exc)
         if self._return_exceptions:
             self._results[key] = exc
-        elif self._error is None:
+        elif self._error is None or (
+            # A clean-up that fails is worth more than the cancellation that it was for.
+            isinstance(self._error, asyncio.CancelledError)
+            and not isinstance(exc, asyncio.CancelledError)
+        ):
             self._error = exc
 
     def _finished(self, key: int) -> None:

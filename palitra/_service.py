@@ -301,7 +301,8 @@ class Service:
         if self._end:
             self.calls.discard(call)
             raise self.refusal()
-        self.inbox.put(call)
+        self.inbox.items.append(call)
+        self.inbox.ring()
 
     def accept_for_worker(self, call: FutureCall[Any]) -> None:
         """Take over *call* and run it in a worker thread."""
@@ -311,9 +312,10 @@ class Service:
         if self._end:
             self.calls.discard(call)
             raise self.refusal()
+        self.workers.jobs.put(call)
         try:
-            self.workers.submit(call, self.break_with)
-        except RuntimeError:
+            self.workers.grow(self.break_with)
+        except RuntimeError:  # no thread can be had; the job finds its call withdrawn
             self.calls.discard(call)
             raise
 
@@ -325,7 +327,8 @@ class Service:
         if self._end:
             self.calls.discard(call)
             raise self.refusal()
-        self.inbox.put(call)
+        self.inbox.items.append(call)
+        self.inbox.ring()
 
     def _begin(self) -> None:
         """Before a call: the first of its thread, or the first of all in this process."""
@@ -339,15 +342,8 @@ class Service:
         if self.watch is not None:
             self.watch.begin()
 
-    def withdraw(self, call: Call) -> None:
-        """Have the loop end *call*, whose hand-over was refused or interrupted."""
-        # One call of a built-in function first: a second Ctrl-C finds it done.
-        self.inbox.items.append(Callback(functools.partial(self._withdraw, call)))
-        self.inbox.ring()
-
-    def _withdraw(self, call: Call) -> None:
-        call.withdraw()
-        # The interruption may have come before there was a thread for a job.
+    def staff(self) -> None:
+        """See to it that jobs have a thread: Ctrl-C may have come before there was one."""
         if not self.workers.jobs.empty():
             with contextlib.suppress(RuntimeError):
                 self.workers.grow(self.break_with)
@@ -485,6 +481,8 @@ class Service:
 
     def _wind_down(self) -> None:
         """On the loop: once no call is left, leave the entered contexts and stop."""
+        if self._end and self.calls.waited and not self.done:
+            self.staff()
         if self._end and not (self.calls.waited or self.done or self._ending is not None):
             # Whatever task factory there is.
             loop = asyncio.get_running_loop()
