@@ -3,6 +3,7 @@
 from palitra._calls import CallTimeoutError, DeadlockError
 from palitra._default import (
     cached_context,
+    dump,
     enter_context,
     gather,
     get_executor,
@@ -16,6 +17,7 @@ from palitra._default import (
     sync_iter,
 )
 from palitra._executor import AsyncLoopExecutor
+from palitra._records import CallInfo
 from palitra._runner import (
     EventLoopThreadRunner,
     is_runner_alive,
@@ -24,10 +26,12 @@ from palitra._runner import (
 
 __all__ = [
     "AsyncLoopExecutor",
+    "CallInfo",
     "CallTimeoutError",
     "DeadlockError",
     "EventLoopThreadRunner",
     "cached_context",
+    "dump",
     "enter_context",
     "gather",
     "get_executor",

@@ -28,26 +28,21 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
-import sys
 import time
 from collections.abc import Coroutine, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from palitra._stacks import Chain, Threads, chain_of, chain_of_frames, of_job
 from palitra._waiting import Moment, locked, release, wait_for
-from palitra._words import (
-    close_if_coroutine,
-    gil_is_there,
-    innermost_frame,
-    name_of,
-    place,
-    user_traceback,
-)
+from palitra._words import close_if_coroutine, name_of, user_traceback
 
 if TYPE_CHECKING:
     from palitra._service import Service
 
 _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]
+Progress = Literal["waiting", "running", "cancelling"]
 
 # The states, as `concurrent.futures.wait` compares them: its own words, which are not documented.
 _words: Any = getattr(concurrent.futures, "_base", None)
@@ -136,19 +131,32 @@ class Call:
         """The name of what is called, as long as it is."""
         return "a call that ends" if self._target is None else name_of(self._target)
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether there is anything left of it that runs or will run."""
+        return self._target is not None
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        if self._state == PENDING or not (self._worker or self.stands_in is not None):
+            return "waiting"
+        return "cancelling" if self.cancelling else "running"
+
+    @property
+    def stands_in(self) -> object:
+        """What the loop runs for the call; None where that is nothing."""
+        return self._target if self._begun else None
+
+    def chain(self, threads: Threads, of_loop: list[FrameType]) -> Chain:
+        """Where it stands. Called where `_stacks.ask` calls; *of_loop*: the frames of its loop."""
+        if self._worker:
+            return chain_of_frames(of_job(threads.frames(self._worker)))
+        return chain_of(self.stands_in, of_loop)
+
     def tasks(self) -> list[asyncio.Task[Any]]:
         """The tasks that are cancelled with the call."""
         return [] if self._task is None else [self._task]
-
-    def describe(self) -> str:
-        """The call in a few words, and where it stands, for a text."""
-        if self._worker:
-            frame = sys._current_frames().get(self._worker)
-        elif self._state == RUNNING and gil_is_there():
-            frame = innermost_frame(self._target)
-        else:
-            frame = None  # it has not started; or its frames may go while this looks at them
-        return self.name if frame is None else f"{self.name} {place(frame)}"
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -436,9 +444,10 @@ class BlockingCall(Call, Generic[_T]):
 
     def _late(self, text: str) -> CallTimeoutError:
         error = CallTimeoutError(text)
+        [description] = self._service.describe([self])
         error.add_note(
-            f"{self.name} has not ended {GRACE:g} s after its cancellation"
-            f"{self.where()}; the loop's thread stands {self._service.where()}"
+            f"{GRACE:g} s after its cancellation there is still {description}; the loop's thread "
+            f"is {self._service.where()}"
         )
         return error
 
@@ -457,10 +466,6 @@ class BlockingCall(Call, Generic[_T]):
         """Dispose of what a refused call leaves."""
         if self._take_claim():
             self._release()
-
-    def where(self) -> str:
-        """Where the call stands, for a note."""
-        return ""
 
     def _settle(self, state: str) -> None:
         self._state = state

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
+from palitra import _report
 from palitra._bridges import _contexts, _functions
 from palitra._executor import AsyncLoopExecutor
 
@@ -67,6 +68,11 @@ class _Default:
         # Nobody can do anything with one that has ended, unless somebody has set it.
         usable = before is not None and (before is place.was_set or before._service.usable)
         return before if usable else None
+
+    @property
+    def present(self) -> AsyncLoopExecutor | None:
+        """The executor that is there; none is made."""
+        return self._current.get("executor")
 
     def shutdown(self, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
         executor = self.current
@@ -161,6 +167,28 @@ def shutdown(
     .. versionadded:: 0.2.0
     """
     _default.shutdown(wait, cancel_futures, timeout)
+
+
+def dump(file: TextIO | None = None) -> None:
+    """Write what all executors of this process do, for people: the default one first.
+
+    For each: its state; whether the loop is idle, or where its thread stands; the worker threads;
+    the contexts entered; and the calls in flight, oldest first, with their chains of awaits. Then
+    the threads that wait for a call. What is long is cut, with a count.
+
+    Args:
+        file: Where to write; None: standard error.
+
+    Thread-safe, also in a signal handler, while the loop is blocked, and after its end.
+
+    >>> import palitra, sys
+    >>> palitra.dump(sys.stdout)  # doctest: +ELLIPSIS
+    palitra in process ...
+
+    .. versionadded:: 0.2.0
+    """
+    executor = _default.present
+    _report.dump(file, None if executor is None else executor._service)
 
 
 def run(

@@ -8,7 +8,6 @@ import enum
 import functools
 import inspect
 import itertools
-import math
 import os
 import sys
 import threading
@@ -20,13 +19,16 @@ from inspect import CO_COROUTINE
 from types import CoroutineType, FunctionType, TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar, cast
 
+from palitra import _report
 from palitra._bridges import _contexts, _functions, _iterators
 from palitra._calls import DeadlockError, RunCall, clock
 from palitra._futures import FutureCall
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, OwnLoop
+from palitra._records import CallInfo
 from palitra._service import Host, Service
-from palitra._waiting import Deadline, waits_for
+from palitra._stalls import StallWatch, stall_limit
+from palitra._waiting import Deadline, limit, waits_for
 from palitra._words import close_if_coroutine, hint, name_of, user_traceback
 from palitra._workers import default_number_of_threads
 
@@ -71,9 +73,12 @@ class AsyncLoopExecutor(Executor):
         loop_factory: Makes the event loop, in its thread; `asyncio.new_event_loop` if None. Where
             it raises, the executor is broken.
         debug: Whether the loop is in asyncio's debug mode; None: as the environment says.
+        stall_timeout: Seconds. When user code has held the loop for that long, a warning on the
+            logger ``palitra`` says which call does, and where; another one when the loop goes on.
+            None: what the environment variable ``PALITRA_STALL_TIMEOUT`` says; 0: never.
 
     Raises:
-        ValueError: *max_workers* is less than 1.
+        ValueError: *max_workers* is less than 1, or *stall_timeout* negative.
         TypeError: *max_workers* is not an integer, or *initializer* or *loop_factory* is not
             callable.
 
@@ -102,6 +107,7 @@ class AsyncLoopExecutor(Executor):
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
         exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
     ) -> None:
         for name, value in (("initializer", initializer), ("loop_factory", loop_factory)):
             if value is not None and not callable(value):
@@ -111,6 +117,7 @@ class AsyncLoopExecutor(Executor):
             thread_name_prefix,
             None if initializer is None else functools.partial(initializer, *initargs),
             exit_timeout,
+            stall_timeout,
             functools.partial(OwnLoop, loop_factory, debug),
         )
 
@@ -120,6 +127,7 @@ class AsyncLoopExecutor(Executor):
         thread_name_prefix: str,
         initialize: Callable[[], object] | None,
         exit_timeout: float | None,
+        stall_timeout: float | None,
         make_host: Callable[[], Host],
     ) -> None:
         if max_workers is not None:
@@ -128,7 +136,8 @@ class AsyncLoopExecutor(Executor):
             if max_workers < 1:
                 raise ValueError("max_workers must be greater than 0")
         if exit_timeout is not None:
-            exit_timeout = _limit(exit_timeout, "exit_timeout")
+            exit_timeout = limit(exit_timeout, "exit_timeout")
+        longest = stall_limit(stall_timeout)
         self._max_workers = default_number_of_threads() if max_workers is None else max_workers
         self._service = Service(
             name_prefix=thread_name_prefix or f"AsyncLoopExecutor-{next(_numbers)}",
@@ -137,6 +146,7 @@ class AsyncLoopExecutor(Executor):
             initialize=initialize,
             exit_timeout=exit_timeout,
             make_host=make_host,
+            make_watch=functools.partial(StallWatch, timeout=longest) if longest else None,
         )
 
     @classmethod
@@ -149,6 +159,7 @@ class AsyncLoopExecutor(Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
     ) -> Self:
         """Make an executor over a loop that the application runs.
 
@@ -166,6 +177,7 @@ class AsyncLoopExecutor(Executor):
             initializer: Called in each worker thread before its first call.
             initargs: Arguments for *initializer*.
             exit_timeout: As for the class.
+            stall_timeout: As for the class.
 
         Returns:
             The executor.
@@ -207,6 +219,7 @@ class AsyncLoopExecutor(Executor):
             thread_name_prefix,
             None if initializer is None else functools.partial(initializer, *initargs),
             exit_timeout,
+            stall_timeout,
             functools.partial(BorrowedLoop, loop, os.getpid()),
         )
         return executor
@@ -474,7 +487,7 @@ class AsyncLoopExecutor(Executor):
         .. versionadded:: 0.2.0
         """
         if timeout is not None:
-            timeout = _limit(timeout, "timeout")
+            timeout = limit(timeout, "timeout")
             if not wait:
                 raise ValueError("shutdown(wait=False) waits for nothing: it takes no timeout")
         self._service.check_process()
@@ -555,6 +568,29 @@ class AsyncLoopExecutor(Executor):
         .. versionadded:: 0.2.0
         """
         return self._service.on_loop()
+
+    def calls(self) -> list[CallInfo]:
+        """Return a record of each call in flight, oldest first: what it is, and where it stands.
+
+        Returns:
+            A list of `CallInfo`; empty before the first call and after the end.
+
+        Thread-safe; never waits for the loop. On free-threaded builds the loop is asked where its
+        coroutines wait, for half a second at most.
+
+        >>> import asyncio, palitra
+        >>> async def wait_for_ever():
+        ...     await asyncio.Event().wait()
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     future = executor.submit(wait_for_ever)
+        ...     [(call.name, call.kind) for call in executor.calls()]
+        ...     future.cancel()
+        [('wait_for_ever', 'submit')]
+        True
+
+        .. versionadded:: 0.2.0
+        """
+        return _report.calls(self._service)
 
     # -- blocking calls -----------------------------------------------------------------------
 
@@ -1036,11 +1072,3 @@ def _check_coroutine(obj: object) -> None:
 def _seconds(timeout: float) -> float:
     """A timeout that a lock takes; TypeError if it is not a number."""
     return max(0.0, min(float(timeout), threading.TIMEOUT_MAX))
-
-
-def _limit(seconds: float, name: str) -> float:
-    """A limit to a waiting; ValueError where it is none, TypeError if it is not a number."""
-    limit = float(seconds)
-    if math.isnan(limit) or limit < 0:
-        raise ValueError(f"{name} must be a number of seconds that is not negative, or None")
-    return limit

@@ -202,6 +202,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             service.check_process()
         if service.host.on_loop():
             service.refuse_on_loop("waiting for a future")
+        began = clock()  # noqa: F841  (a dump tells it)
         lock = locked()
         sleepers = self.__dict__.setdefault("_sleepers", [])
         sleepers.append(lock)

@@ -12,6 +12,7 @@ from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
 from palitra._service import Service
+from palitra._stacks import tasks_of
 from palitra._words import close_if_coroutine, hint, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
@@ -210,6 +211,9 @@ class Gathering:
                 await self._wait()
             except asyncio.CancelledError:
                 pass  # by a shutdown, say: the children are at their clean-up already
+
+
+tasks_of[Gathering] = lambda gathering: gathering.tasks.values()
 
 
 @types.coroutine

@@ -20,12 +20,13 @@ import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
 from collections.abc import Callable
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from palitra import _hooks
 from palitra._calls import GRACE, Call, DeadlockError, clock
 from palitra._waiting import Deadline, Moment, Permission
-from palitra._words import place, user_traceback
+from palitra._words import user_traceback
 from palitra._workers import (
     AsyncioThreads,
     make_thread,
@@ -39,15 +40,6 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("palitra")
 _current = threading.local()  # `service`, on the thread of a loop of our own
 _WATCH = 0.25  # seconds between looks at borrowed loops, which end without a word
-
-
-def where(ident: int | None) -> str:
-    """Where a thread stands."""
-    try:
-        frame = sys._current_frames().get(ident or 0)
-    except AttributeError:
-        return "where this interpreter cannot tell"
-    return "nowhere: it has ended" if frame is None else place(frame)
 
 
 class OwnLoop:
@@ -73,8 +65,13 @@ class OwnLoop:
     def on_loop(self) -> bool:
         return self._ident == get_ident()
 
-    def where(self) -> str:
-        return where(self._ident)
+    @property
+    def ident(self) -> int | None:
+        return self._ident
+
+    @property
+    def base(self) -> CodeType | None:
+        return OwnLoop._main.__code__
 
     def failure(self) -> BaseException | None:
         return None  # the thread says so itself
@@ -321,21 +318,20 @@ class BorrowedLoop:
         self._guard: asyncio.Task[None] | None = None
         self._released: asyncio.Future[None] | None = None
         self._stopped_since: float | None = None
+        self.base: CodeType | None = None
 
     def on_loop(self) -> bool:
         if self.loop is None:
             return False
         return _get_running_loop() is self.loop or self._ending_thread == get_ident()
 
-    def where(self) -> str:
-        if self.loop is None or self.loop.is_closed():
-            return "nowhere: its loop is closed"
-        if not self.loop.is_running():
-            return "nowhere: its loop does not run"
-        thread = getattr(self.loop, "_thread_id", None) or self._loop_thread
-        return (
-            "where nobody knows: its loop has not answered yet" if thread is None else where(thread)
-        )
+    @property
+    def ident(self) -> int | None:
+        loop = self.loop
+        if loop is None or loop.is_closed() or not loop.is_running():
+            return None
+        ident: int | None = getattr(loop, "_thread_id", None)
+        return self._loop_thread if ident is None else ident
 
     def failure(self) -> BaseException | None:
         guard = self._guard
@@ -399,9 +395,13 @@ class BorrowedLoop:
         service.ready = True
         self._started.happen()
         with contextlib.suppress(RuntimeError):  # closed just now, as is seen below
-            loop.call_soon_threadsafe(self._settle_in, service)
+            loop.call_soon_threadsafe(self._begin_to_settle_in, service)
         while self.loop is loop and not service.over.wait(_WATCH):
             self.check(service, not service.usable)
+
+    def _begin_to_settle_in(self, service: Service) -> None:
+        self.base = _caller()  # at once: the call that comes next may hold the loop
+        self._settle_in(service)
 
     def _settle_in(self, service: Service) -> None:
         """On the loop: hang the bell, and have somebody there whom its end cancels."""
@@ -417,6 +417,7 @@ class BorrowedLoop:
         service.inbox.hang_bell()
 
     async def _keep_guard(self, service: Service, released: asyncio.Future[None]) -> None:
+        self.base = _caller()  # where this executor was made on the loop
         try:
             await released
         except asyncio.CancelledError:
@@ -458,6 +459,12 @@ class BorrowedLoop:
         self.loop = None
         self._thread = None
         self._started.happen()
+
+
+def _caller() -> CodeType | None:
+    """What has called the function that calls this."""
+    frame = sys._getframe(1).f_back
+    return None if frame is None else frame.f_code
 
 
 def _lost() -> RuntimeError:

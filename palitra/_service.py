@@ -52,14 +52,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from types import CodeType
 from typing import Any, Protocol
 
 from palitra import _hooks
-from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError
+from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, clock
 from palitra._futures import FutureCall
 from palitra._inbox import Callback, Inbox
+from palitra._stacks import NOWHERE, Chain, Threads, ask, chain_of_frames, in_callback, place_of
 from palitra._waiting import Deadline, Moment
-from palitra._words import name_of
+from palitra._words import in_words, name_of
 from palitra._workers import WorkerThreads, make_thread
 
 LOGGER = logging.getLogger("palitra")
@@ -92,8 +94,13 @@ class Host(Protocol):
     def on_loop(self) -> bool:
         """Whether the caller is on the loop's thread."""
 
-    def where(self) -> str:
-        """Where the loop's thread stands."""
+    @property
+    def ident(self) -> int | None:
+        """The thread that runs the loop; None where none does."""
+
+    @property
+    def base(self) -> CodeType | None:
+        """What runs the loop, where that is not written in Python."""
 
     def failure(self) -> BaseException | None:
         """Why the loop ends although nobody has ended the executor."""
@@ -123,6 +130,19 @@ class Host(Protocol):
         """Nothing waits for the threads of the host any more."""
 
 
+class Watch(Protocol):
+    """Tells when user code holds the loop for too long."""
+
+    def begin(self) -> None:
+        """Begin to watch; any number of times."""
+
+    def held_for(self) -> float | None:
+        """For how many seconds the loop has been held; None: it is not, or not known to be."""
+
+    def join(self, deadline: Deadline) -> bool:
+        """Wait for its end, which comes with that of the service; False at the limit."""
+
+
 class Service:
     """What an executor does: accepts calls for a loop, keeps the register, and ends."""
 
@@ -134,6 +154,7 @@ class Service:
         initialize: Callable[[], object] | None,
         exit_timeout: float | None,
         make_host: Callable[[], Host],
+        make_watch: Callable[[Service], Watch] | None = None,
     ) -> None:
         self.name_prefix = name_prefix
         self._max_workers = max_workers
@@ -141,6 +162,7 @@ class Service:
         self.initialize = initialize
         self.exit_timeout = exit_timeout
         self._make_host = make_host
+        self._make_watch = make_watch
         self._abandoned: list[object] = []
         self._orphans: list[Call] = []  # in a forked child: the parent's calls, to be settled
         self._reset({})
@@ -165,6 +187,7 @@ class Service:
         # The tasks that are ours, where the others are the application's.
         self._tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
         self.host = self._make_host()
+        self.watch = None if self._make_watch is None else self._make_watch(self)
 
     # -- state --------------------------------------------------------------------------------
 
@@ -223,8 +246,38 @@ class Service:
             )
 
     def where(self) -> str:
-        """Where the loop's thread stands."""
-        return self.host.where()
+        """Where the loop's thread stands, for a text."""
+        if self.host.ident is None:
+            return "gone"
+        frames = Threads().frames(self.host.ident)
+        callback = in_callback(frames, self.host.base)
+        if not callback:
+            return f"idle, at {place_of(frames[-1])}" if frames else "busy"
+        return f"at {chain_of_frames(callback).innermost}"
+
+    def chains(self, calls: list[Call]) -> list[Chain]:
+        """Where each of *calls* stands."""
+        if not calls:
+            return []
+
+        def look() -> list[Chain]:
+            threads = Threads()
+            of_loop = threads.frames(self.host.ident)
+            return [call.chain(threads, of_loop) for call in calls]
+
+        chains = ask(self.host.loop, look) if calls else []
+        if chains is None:
+            # The loop has no time to answer. While its thread stands still, nothing changes.
+            still = Threads().frames(self.host.ident)
+            chains = look() if still else [NOWHERE] * len(calls)
+        return chains
+
+    def describe(self, calls: list[Call]) -> list[str]:
+        """Each of *calls*, for a text."""
+        # First what may be gone in a moment.
+        known = [(call.name, call.kind, call.progress, clock() - call.accepted) for call in calls]
+        chains = self.chains(calls)
+        return [in_words(*call, chain.innermost) for call, chain in zip(known, chains, strict=True)]
 
     # -- accepting ----------------------------------------------------------------------------
 
@@ -243,7 +296,7 @@ class Service:
         """
         _hooks.check_process()
         if not self._end and not self.ready:
-            self.host.start(self)
+            self._start()
         loop = self.host.loop
         if loop is None or (self._end and not self.host.on_loop()):
             raise self.refusal()
@@ -296,7 +349,12 @@ class Service:
         _hooks.check_process()
         _hooks.know_this_thread()
         if not self._end and not self.ready:
-            self.host.start(self)
+            self._start()
+
+    def _start(self) -> None:
+        self.host.start(self)
+        if self.watch is not None:
+            self.watch.begin()
 
     def staff(self) -> None:
         """See to it that jobs have a thread: Ctrl-C may have come before there was one."""
@@ -473,8 +531,9 @@ class Service:
         tasks = [call.task for call in services if call.task is not None]
         if tasks:
             await self._wait_briefly(tasks)
-        for call in list(self.calls.services):
-            LOGGER.warning("left behind at the end: %s", call.describe())
+        left = list(self.calls.services)
+        for call, description in zip(left, self.describe(left), strict=True):
+            LOGGER.warning("left behind at the end: %s", description)
             self.calls.leave_behind(call)
 
     async def _wait_briefly(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -565,7 +624,12 @@ class Service:
             self.host.check(self, at_end=True)
             return self.over.wait(seconds)
 
-        return deadline.wait(is_over) and self.host.join(deadline) and self.workers.join(deadline)
+        return (
+            deadline.wait(is_over)
+            and self.host.join(deadline)
+            and self.workers.join(deadline)
+            and (self.watch is None or self.watch.join(deadline))
+        )
 
     def wait_for_calls(self, seconds: float) -> bool:
         """Wait for the calls that were in flight when this was first called; False if too long."""
@@ -576,7 +640,7 @@ class Service:
     def waited_for(self) -> str:
         """What the end waits for, by name, for a text."""
         calls = list(self.calls.waited) or (list(self.calls.services) if self._end else [])
-        names = [call.describe() for call in calls[:_NAMED]]
+        names = self.describe(calls[:_NAMED])
         if len(calls) > _NAMED:
             names.append(f"{len(calls) - _NAMED} more")
         leaving = self._leaving
@@ -642,8 +706,14 @@ class Slots:
     """Lets at most so many coroutines be in flight, first come first served. On the loop only."""
 
     def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._free = limit
         self._waiting: deque[Callable[[], object]] = deque()
+
+    @property
+    def full(self) -> bool:
+        """Whether the next to come has to wait; known in any thread."""
+        return not self._free
 
     def enter(self, start: Callable[[], object]) -> bool:
         """Take a slot; where none is free, return False and call *start* when one is.

@@ -31,6 +31,7 @@ Assumes
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
 from _thread import LockType, allocate_lock, get_ident
@@ -77,6 +78,14 @@ def wait_for(lock: LockType, timeout: float | None) -> bool:
             return True
         timeout -= _SLICE
     return lock.acquire(True, max(0.0, timeout))
+
+
+def limit(seconds: float, name: str) -> float:
+    """A limit to a waiting; ValueError where it is none, TypeError if it is not a number."""
+    given = float(seconds)
+    if math.isnan(given) or given < 0:
+        raise ValueError(f"{name} must be a number of seconds that is not negative, or None")
+    return given
 
 
 class Deadline:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import inspect
-import sys
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -20,7 +20,12 @@ def name_of(what: object) -> str:
     """A callable's or coroutine's name for people."""
     while isinstance(what, functools.partial):
         what = what.func
-    name = getattr(what, "__qualname__", None)
+    if type(what) is contextlib._AsyncGeneratorContextManager:
+        what = what.gen
+    try:
+        name = getattr(what, "__qualname__", None)
+    except Exception:  # of a property of the user's
+        name = None
     return name if isinstance(name, str) else object.__repr__(what)
 
 
@@ -66,30 +71,7 @@ def _is_ours(frame: FrameType) -> bool:
     return package == _PACKAGE or (isinstance(package, str) and package.startswith(f"{_PACKAGE}."))
 
 
-def gil_is_there() -> bool:
-    """Whether no other thread changes a chain of coroutines while one walks along it."""
-    enabled: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return enabled
-
-
-def innermost_frame(awaitable: object) -> FrameType | None:
-    """The frame in which a suspended coroutine waits, through all that it awaits.
-
-    Not one of asyncio's own, where there is another: those say little of what is waited for.
-    """
-    frame: FrameType | None = None
-    while awaitable is not None:
-        inner = getattr(awaitable, "cr_frame", getattr(awaitable, "gi_frame", None))
-        if inner is not None and not (frame is not None and _is_asyncios(inner)):
-            frame = inner
-        awaitable = getattr(awaitable, "cr_await", getattr(awaitable, "gi_yieldfrom", None))
-    return frame
-
-
-def _is_asyncios(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).startswith("asyncio.")
-
-
-def place(frame: FrameType) -> str:
-    code = frame.f_code
-    return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+def in_words(name: str, kind: str, state: str, age: float, place: object) -> str:
+    """One call, for a text: what it is, and where it stands, if that is known."""
+    where = "" if place is None else f", at {place}"
+    return f"{name} ({kind}, {state} for {age:.1f} s){where}"

@@ -118,6 +118,7 @@ class WorkerThreads:
         name_prefix: str,
         initialize: Callable[[], object] | None = None,
     ) -> None:
+        self.max_threads = max_threads
         self._name_prefix = name_prefix
         self._initialize = initialize
         self.jobs: SimpleQueue[Job | None] = SimpleQueue()

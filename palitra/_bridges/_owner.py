@@ -23,7 +23,7 @@ import contextlib
 import contextvars
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -46,6 +46,18 @@ class Step(BlockingCall[_T]):
     @property
     def name(self) -> str:
         return self._owner.name
+
+    @property
+    def in_flight(self) -> bool:
+        return not self.settled
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        return self._owner._task if self._owner._current is self else None
+
+    @property
+    def stands_in(self) -> object:
+        return self._owner.work if self._owner._current is self else None
 
     def start(self) -> None:
         if self._take_claim():
@@ -120,6 +132,7 @@ class Owner:
         self.context = contextvars.copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self.work: Coroutine[Any, Any, None] | None = None  # what the task runs
         self._exit: Callable[..., Awaitable[bool]] | None = (
             None  # while it stands in the service's `contexts`
         )
@@ -144,7 +157,7 @@ class Owner:
             self._exit = self._make_exit()
             self.service.add_exit(self._exit)
             self._steps.append(step)
-            work = self._work()
+            self.work = work = self._work()
             try:
                 self._task = self.service.create_task(work, self.context, self)
             except BaseException:

@@ -1,6 +1,7 @@
 from palitra._calls import CallTimeoutError, DeadlockError
 from palitra._default import (
     cached_context,
+    dump,
     enter_context,
     gather,
     get_executor,
@@ -14,6 +15,7 @@ from palitra._default import (
     sync_iter,
 )
 from palitra._executor import AsyncLoopExecutor
+from palitra._records import CallInfo
 from palitra._runner import (
     EventLoopThreadRunner,
     is_runner_alive,
@@ -22,10 +24,12 @@ from palitra._runner import (
 
 __all__ = [
     "AsyncLoopExecutor",
+    "CallInfo",
     "CallTimeoutError",
     "DeadlockError",
     "EventLoopThreadRunner",
     "cached_context",
+    "dump",
     "enter_context",
     "gather",
     "get_executor",

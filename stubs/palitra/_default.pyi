@@ -3,7 +3,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import Context
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, TextIO, TypeAlias, overload
 
 from typing_extensions import ParamSpec, TypeVar
 
@@ -24,6 +24,7 @@ _ExitT = TypeVar("_ExitT", bound=bool | None)
 
 _Gatherable: TypeAlias = Awaitable[_T] | Future[_T]
 
+def dump(file: TextIO | None = None) -> None: ...
 def get_executor() -> AsyncLoopExecutor: ...
 def set_executor(executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None: ...
 def shutdown(

@@ -18,6 +18,7 @@ from typing_extensions import ParamSpec, TypeVar, TypeVarTuple
 
 from palitra._bridges._functions import SyncFunction, SyncGeneratorFunction
 from palitra._bridges._iterators import SyncGenerator, SyncIterator
+from palitra._records import CallInfo
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -50,6 +51,7 @@ class AsyncLoopExecutor(Executor):
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
         exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -62,6 +64,7 @@ class AsyncLoopExecutor(Executor):
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
         exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -74,6 +77,7 @@ class AsyncLoopExecutor(Executor):
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         debug: bool | None = None,
         exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
     ) -> None: ...
     @overload
     @classmethod
@@ -86,6 +90,7 @@ class AsyncLoopExecutor(Executor):
         initializer: Callable[[], object] | None = None,
         initargs: tuple[()] = (),
         exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
     ) -> Self: ...
     @overload
     @classmethod
@@ -98,6 +103,7 @@ class AsyncLoopExecutor(Executor):
         initializer: Callable[[*_Ts], object],
         initargs: tuple[*_Ts],
         exit_timeout: float | None = None,
+        stall_timeout: float | None = None,
     ) -> Self: ...
     def __del__(self) -> None: ...
     def __exit__(
@@ -113,6 +119,7 @@ class AsyncLoopExecutor(Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool | None: ...
+    def calls(self) -> list[CallInfo]: ...
     @overload
     def submit(
         self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs

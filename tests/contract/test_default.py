@@ -37,10 +37,12 @@ async def this_loop() -> asyncio.AbstractEventLoop:
 def test_the_public_names_are_these() -> None:
     assert sorted(set(palitra.__all__) - {"__version__"}) == [
         "AsyncLoopExecutor",
+        "CallInfo",
         "CallTimeoutError",
         "DeadlockError",
         "EventLoopThreadRunner",
         "cached_context",
+        "dump",
         "enter_context",
         "gather",
         "get_executor",
