@@ -22,11 +22,11 @@ from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar, cast
 from palitra import _report
 from palitra._bridges import _contexts, _functions, _iterators
 from palitra._calls import DeadlockError, RunCall, clock
-from palitra._futures import FutureCall
+from palitra._futures import FutureCall, withdraw
 from palitra._gather import Gathering
-from palitra._hosts import BorrowedLoop, OwnLoop
+from palitra._hosts import BorrowedLoop, Host, OwnLoop
 from palitra._records import CallInfo
-from palitra._service import Host, Service
+from palitra._service import Service
 from palitra._stalls import StallWatch, stall_limit
 from palitra._waiting import Deadline, limit, waits_for
 from palitra._words import close_if_coroutine, hint, name_of, user_traceback
@@ -336,7 +336,7 @@ class AsyncLoopExecutor(Executor):
         except BaseException:
             # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
             # the loop sees to that: nothing interrupts these two lines.
-            call.instead = FutureCall.withdraw
+            call.instead = withdraw
             self._service.inbox.items.append(call)
             call.cancel()
             self._service.inbox.ring()
@@ -396,7 +396,7 @@ class AsyncLoopExecutor(Executor):
         try:
             self._service.accept_service(call)
         except BaseException:
-            call.instead = FutureCall.withdraw
+            call.instead = withdraw
             self._service.inbox.items.append(call)
             call.cancel()
             self._service.inbox.ring()

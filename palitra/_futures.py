@@ -266,7 +266,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         for lock in tuple(self._sleepers):
             release(lock)
         if self._untold:
-            self._tell_watchers()
+            _tell_watchers(self)
         try:
             if self._callbacks:
                 _call_back(self, self._callbacks)
@@ -283,40 +283,15 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         if self._told:
             self._leave()
 
-    def _tell_watchers(self) -> None:
-        while self._untold:
-            watcher = self._untold[0]
-            # Looked for only then: a watcher of many futures has a long list of those it knows of.
-            interrupted = self._being_told is watcher
-            self._being_told = watcher
-            told = getattr(watcher, "finished_futures", ())
-            if interrupted and any(future is self for future in told):
-                watcher.event.set()  # Ctrl-C came while this was being told
-            elif self._state != FINISHED:
-                watcher.add_cancelled(self)
-            elif self._exception is not None:
-                watcher.add_exception(self)
-            else:
-                watcher.add_result(self)
-            self._untold.popleft()  # type: ignore[union-attr]  # it is a deque
-
     def _settle_here(self, state: str) -> None:
         """Settle in a thread that Ctrl-C may interrupt; the loop finishes it in any case."""
         if self._change(state, 1):
             _tell_sleepers(self)
-            self._tell_watchers()
+            _tell_watchers(self)
             _call_back(self, self._callbacks)
-        self.instead = FutureCall._finish_on_loop
+        self.instead = _finish_on_loop
         self._service.inbox.items.append(self)
         self._service.inbox.ring()
-
-    def withdraw(self) -> None:
-        """On the loop: end a call whose caller has never learnt that it was accepted."""
-        self.cancel_on_loop()
-        self._service.staff()
-
-    def _finish_on_loop(self) -> None:
-        self._finish(_PATIENCE)
 
     def _finish(self, patience: int = 0) -> None:
         """Do what is left to do for an outcome that is decided; on the loop, or at its end."""
@@ -365,7 +340,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._release()
             self._settle_here(CANCELLED_AND_NOTIFIED)
         except BaseException:  # Ctrl-C, and nobody else can settle it now: the loop does
-            self.instead = FutureCall._finish_on_loop
+            self.instead = _finish_on_loop
             self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
@@ -395,7 +370,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
                 self._release()
             self._settle_here(FINISHED)
         except BaseException:  # as in `_cancel_unstarted`
-            self.instead = FutureCall._finish_on_loop
+            self.instead = _finish_on_loop
             self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
@@ -489,6 +464,34 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._end(state)
         finally:
             del self  # see `_drive`
+
+
+def withdraw(call: FutureCall[Any]) -> None:
+    """On the loop: end a call whose caller has never learnt that it was accepted."""
+    call.cancel_on_loop()
+    call._service.staff()
+
+
+def _finish_on_loop(call: FutureCall[Any]) -> None:
+    call._finish(_PATIENCE)
+
+
+def _tell_watchers(call: FutureCall[Any]) -> None:
+    while call._untold:
+        watcher = call._untold[0]
+        # Looked for only then: a watcher of many futures has a long list of those it knows of.
+        interrupted = call._being_told is watcher
+        call._being_told = watcher
+        told = getattr(watcher, "finished_futures", ())
+        if interrupted and any(future is call for future in told):
+            watcher.event.set()  # Ctrl-C came while this was being told
+        elif call._state != FINISHED:
+            watcher.add_cancelled(call)
+        elif call._exception is not None:
+            watcher.add_exception(call)
+        else:
+            watcher.add_result(call)
+        call._untold.popleft()  # type: ignore[union-attr]  # it is a deque
 
 
 def _tell_sleepers(call: FutureCall[Any]) -> None:

@@ -21,7 +21,7 @@ from _thread import get_ident
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from palitra import _hooks
 from palitra._calls import GRACE, Call, DeadlockError, clock
@@ -40,6 +40,58 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("palitra")
 _current = threading.local()  # `service`, on the thread of a loop of our own
 _WATCH = 0.25  # seconds between looks at borrowed loops, which end without a word
+
+
+class Host(Protocol):
+    """Whose loop it is, and in which thread it runs."""
+
+    loop: asyncio.AbstractEventLoop | None
+    is_borrowed: bool  # whether the loop goes on when the executor has ended
+
+    @property
+    def ends_with_main_thread(self) -> bool:
+        """Whether the interpreter would wait for the loop's thread before it runs atexit."""
+
+    def start(self, service: Service) -> None:
+        """See to it that the loop takes calls; raises where it cannot."""
+
+    def on_loop(self) -> bool:
+        """Whether the caller is on the loop's thread."""
+
+    @property
+    def ident(self) -> int | None:
+        """The thread that runs the loop; None where none does."""
+
+    @property
+    def base(self) -> CodeType | None:
+        """What runs the loop, where that is not written in Python."""
+
+    def failure(self) -> BaseException | None:
+        """Why the loop ends although nobody has ended the executor."""
+
+    def check(self, service: Service, at_end: bool) -> None:
+        """Notice that the loop has gone, where it cannot say so itself.
+
+        *at_end*: a loop that somebody has stopped counts as gone, too.
+        """
+
+    def end_unstarted(self) -> bool:
+        """See to it that there never will be a loop; False if there is one."""
+
+    def finish(self, service: Service) -> None:
+        """On the loop: the service has ended; the rest is the host's."""
+
+    def join(self, deadline: Deadline) -> bool:
+        """Wait for the threads of the host; False at the limit."""
+
+    def thread_names(self) -> list[str]:
+        """The threads that `join` would wait for, but for the loop's own."""
+
+    def abandon(self) -> None:
+        """In a forked child: the loop is the parent's."""
+
+    def leave_behind(self) -> None:
+        """Nothing waits for the threads of the host any more."""
 
 
 class OwnLoop:

@@ -75,3 +75,9 @@ def in_words(name: str, kind: str, state: str, age: float, place: object) -> str
     """One call, for a text: what it is, and where it stands, if that is known."""
     where = "" if place is None else f", at {place}"
     return f"{name} ({kind}, {state} for {age:.1f} s){where}"
+
+
+def place(frame: FrameType) -> str:
+    """Where *frame* stands, for a text."""
+    code = frame.f_code
+    return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
