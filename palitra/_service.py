@@ -50,13 +50,12 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from palitra import _hooks
 from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, clock
-from palitra._futures import FutureCall
+from palitra._futures import FutureCall, Slots
 from palitra._hosts import Host
 from palitra._inbox import Callback, Inbox
 from palitra._stacks import NOWHERE, Chain, Threads, ask, chain_of_frames, in_callback, place_of
@@ -648,36 +647,3 @@ class Service:
                 )
             )
             self._orphans.pop()
-
-
-class Slots:
-    """Lets at most so many coroutines be in flight, first come first served. On the loop only."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._free = limit
-        self._waiting: deque[Callable[[], object]] = deque()
-
-    @property
-    def full(self) -> bool:
-        """Whether the next to come has to wait; known in any thread."""
-        return not self._free
-
-    def enter(self, start: Callable[[], object]) -> bool:
-        """Take a slot; where none is free, return False and call *start* when one is.
-
-        Whoever has got a slot calls `leave`.
-        """
-        if self._free:
-            self._free -= 1
-            return True
-        self._waiting.append(start)
-        return False
-
-    def leave(self, service: Service) -> None:
-        """Pass the slot on."""
-        if self._waiting:
-            # Not called from here: a chain of calls that end at once would nest ever deeper.
-            service.post(self._waiting.popleft())
-        else:
-            self._free += 1
