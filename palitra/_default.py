@@ -69,11 +69,6 @@ class _Default:
         usable = before is not None and (before is place.was_set or before._service.usable)
         return before if usable else None
 
-    @property
-    def present(self) -> AsyncLoopExecutor | None:
-        """The executor that is there; none is made."""
-        return self._current.get("executor")
-
     def shutdown(self, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
         executor = self.current
         if executor is not None:
@@ -187,7 +182,7 @@ def dump(file: TextIO | None = None) -> None:
 
     .. versionadded:: 0.2.0
     """
-    executor = _default.present
+    executor = _default.current
     _report.dump(file, None if executor is None else executor._service)
 
 

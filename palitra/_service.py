@@ -64,7 +64,6 @@ from palitra._words import in_words, name_of
 from palitra._workers import WorkerThreads, make_thread
 
 LOGGER = logging.getLogger("palitra")
-_EAGER = sys.version_info >= (3, 12)  # whether asyncio starts tasks at once
 _NAMED = 10  # calls that a text names
 _PAUSE = 0.01  # seconds before trying again to change a future that another thread looks at
 
@@ -364,7 +363,7 @@ class Service:
             task = loop.create_task(coro, context=context)
             with contextlib.suppress(AttributeError):
                 task.set_name(name)
-        elif _EAGER and not loop.get_debug():
+        elif sys.version_info >= (3, 12) and not loop.get_debug():
             task = asyncio.Task(coro, loop=loop, context=context, name=name, eager_start=True)
         else:
             task = loop.create_task(coro, context=context, name=name)

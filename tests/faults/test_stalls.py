@@ -232,7 +232,7 @@ class TestNothingIsReported:
             return wake(*args, **options)
 
         with contextlib.suppress(AttributeError):  # of a loop that takes no other
-            loop.call_soon_threadsafe = noted  # type: ignore[method-assign]
+            loop.call_soon_threadsafe = noted  # type: ignore[method-assign,assignment]
         time.sleep(4 * LIMIT)
         idle = [*woken]
 
