@@ -12,7 +12,7 @@ from palitra import AsyncLoopExecutor, CallInfo
 
 executor = AsyncLoopExecutor(stall_timeout=0.5)
 AsyncLoopExecutor(stall_timeout=None)
-AsyncLoopExecutor(stall_timeout="1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+AsyncLoopExecutor(stall_timeout="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 calls = executor.calls()
 assert_type(calls, list[CallInfo])
@@ -24,8 +24,6 @@ for call in calls:
     assert_type(call.age, float)
     assert_type(call.thread, str | None)
     assert_type(call.stack, traceback.StackSummary)
-    if call.state == "finished":  # type: ignore[comparison-overlap]  # pyright: ignore[reportUnnecessaryComparison]
-        pass
     call.age = 1.0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 assert_type(palitra.dump(), None)
