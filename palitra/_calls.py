@@ -93,7 +93,7 @@ class CallTimeoutError(TimeoutError):
     >>> import asyncio, palitra
     >>> palitra.run(asyncio.sleep(60), timeout=0.01)
     Traceback (most recent call last):
-    palitra._calls.CallTimeoutError: sleep() timed out after 0.01 s
+    palitra._calls.CallTimeoutError: sleep timed out after 0.01 s
 
     .. versionadded:: 0.2.0
     """
