@@ -19,7 +19,7 @@ import sys
 import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -200,7 +200,7 @@ class OwnLoop:
         service.done = True
         self._started.happen()
         # First: a call that is failed leaves the register.
-        left = list(service.calls.left)
+        left = [*service.given_up, *service.calls.left]
         service.fail_calls()
         loop = self.loop
         if loop is not None and not loop.is_closed():
@@ -227,7 +227,7 @@ class OwnLoop:
         tasks = asyncio.all_tasks(loop)
         for task in tasks - cancelled:
             task.cancel()
-        loop.run_until_complete(_all_done(loop, tasks, GRACE if left else None))
+        loop.run_until_complete(all_done(loop, tasks, GRACE if left else None))
         ended = {task for task in tasks if task.done()}
         for task in tasks - ended:
             _silence(task)
@@ -290,28 +290,38 @@ def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
     """An exception handler."""
 
 
-def _all_done(
-    loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]], timeout: float | None
+def all_done(
+    loop: asyncio.AbstractEventLoop, tasks: Collection[asyncio.Task[Any]], timeout: float | None
 ) -> asyncio.Future[None]:
     """A future that is done when *tasks* are, or after *timeout* seconds.
 
-    Not a task, which would complain where the loop dies meanwhile.
+    Not a task, which would complain where the loop dies meanwhile. And a thread keeps the limit,
+    since the loop's clock may be frozen; late in an exit, where no thread starts, the loop does.
     """
     future = loop.create_future()
     pending = set(tasks)
+    over = Moment()
 
     def done(task: asyncio.Task[Any] | None = None) -> None:
         if task is not None:
             pending.discard(task)
         if (task is None or not pending) and not future.done():
             future.set_result(None)
+            over.happen()
+
+    def keep_limit() -> None:
+        if not over.wait(timeout):
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(done)
 
     for task in tasks:
         task.add_done_callback(done)
     if not tasks:
         done()
-    if timeout is not None:
+    elif timeout is not None:
         loop.call_later(timeout, done)
+        with contextlib.suppress(RuntimeError):
+            make_thread(keep_limit, name="palitra_limit").start()
     return future
 
 

@@ -56,12 +56,12 @@ from typing import Any, Protocol
 from palitra import _hooks
 from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, clock
 from palitra._futures import FutureCall, Slots
-from palitra._hosts import Host
+from palitra._hosts import Host, all_done
 from palitra._inbox import Callback, Inbox
 from palitra._stacks import NOWHERE, Chain, Threads, ask, chain_of_frames, in_callback, place_of
 from palitra._waiting import Deadline, Moment
 from palitra._words import in_words, name_of
-from palitra._workers import WorkerThreads, make_thread
+from palitra._workers import WorkerThreads
 
 LOGGER = logging.getLogger("palitra")
 _NAMED = 10  # calls that a text names
@@ -130,6 +130,7 @@ class Service:
         self.over = Moment()  # the last thing that is said
         self.contexts_left = Moment()  # once all were left, though calls may follow
         self._ending: asyncio.Task[None] | None = None
+        self.given_up: list[Call] = []  # at exit, while they went on
         # The tasks that are ours, where the others are the application's.
         self._tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
         self.host = self._make_host()
@@ -476,40 +477,11 @@ class Service:
             call.cancel_on_loop()
         tasks = [call.task for call in services if call.task is not None]
         if tasks:
-            await self._wait_briefly(tasks)
+            await all_done(asyncio.get_running_loop(), tasks, GRACE)
         left = list(self.calls.services)
         for call, description in zip(left, self.describe(left), strict=True):
             LOGGER.warning("left behind at the end: %s", description)
             self.calls.leave_behind(call)
-
-    async def _wait_briefly(self, tasks: list[asyncio.Task[None]]) -> None:
-        """Wait for *tasks*, a second at most, though the loop's own clock may be frozen."""
-        loop = asyncio.get_running_loop()
-        left = set(tasks)
-        enough = loop.create_future()
-        ended = Moment()
-
-        def end(task: asyncio.Task[None] | None) -> None:
-            if task is not None:
-                left.discard(task)
-            if not enough.done() and (task is None or not left):
-                enough.set_result(None)
-
-        def limit() -> None:
-            if not ended.wait(GRACE):
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(end, None)
-
-        for task in tasks:
-            task.add_done_callback(end)
-        timer = loop.call_later(GRACE, end, None)  # late in an exit there are no more threads
-        with contextlib.suppress(RuntimeError):
-            make_thread(limit, name=f"{self.name_prefix}_limit").start()
-        try:
-            await enough
-        finally:
-            timer.cancel()
-            ended.happen()
 
     async def leave_all_contexts(self) -> None:
         loop = asyncio.get_running_loop()
@@ -600,7 +572,8 @@ class Service:
         """End the waiting at exit: fail what is left, and say what that is; empty if nothing."""
         names = "" if self.over.passed else self.waited_for()
         self._end.setdefault("state", State.EXITING)
-        for call in self.calls.snapshot():
+        self.given_up = self.calls.snapshot()
+        for call in self.given_up:
             self._fail(call, leave=True)
         self.workers.leave_behind()
         self.host.leave_behind()

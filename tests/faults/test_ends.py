@@ -93,7 +93,7 @@ def test_a_shutdown_names_the_callable_that_is_left(
     executor: palitra.AsyncLoopExecutor, gate: Gate
 ) -> None:
     future = executor.submit(gate.block)
-    assert_names(executor, gate, "Gate.block at ", "threading.py")
+    assert_names(executor, gate, "Gate.block (submit, running for ", "test_ends.py")
     assert future.result(0) == "passed"
 
 
@@ -125,7 +125,7 @@ def test_a_shutdown_names_the_thread_of_asyncio_that_is_left(
         asyncio.get_running_loop().run_in_executor(None, gate.block)
 
     executor.run(call())
-    assert_names(executor, gate, "_asyncio_", "threading.py")
+    assert_names(executor, gate, "_asyncio_", "test_ends.py")
 
 
 def test_a_shutdown_names_stray_tasks_as_clean_up(

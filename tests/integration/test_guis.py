@@ -75,7 +75,7 @@ def click():
     try:
         palitra.run(longer(), timeout=0.5)
     except TimeoutError as error:
-        print("tkinter" in error.__notes__[0])
+        print("in click" in error.__notes__[0])
 
 
 root.after(0, click)

@@ -97,6 +97,6 @@ def test_a_program_stops_a_stream_half_way_and_ends_in_time(server: CountingServ
     assert time.monotonic() - began < 5
     assert len(tokens) == 5
     assert output == "not now\n"
-    assert errors.startswith("left behind at exit: stubborn at ")
+    assert errors.startswith("left behind at exit: stubborn (submit, cancelling for ")
     assert len(errors.splitlines()) == 1
     assert program.returncode == 0
