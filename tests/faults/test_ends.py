@@ -125,7 +125,7 @@ def test_a_shutdown_names_the_thread_of_asyncio_that_is_left(
         asyncio.get_running_loop().run_in_executor(None, gate.block)
 
     executor.run(call())
-    assert_names(executor, gate, "_asyncio_", "test_ends.py")
+    assert_names(executor, gate, "_asyncio_", "threading.py")
 
 
 def test_a_shutdown_names_stray_tasks_as_clean_up(
