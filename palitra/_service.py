@@ -260,7 +260,7 @@ class Service:
         # Nothing that Ctrl-C could interrupt, from here to the inbox.
         self.calls.waited[call] = None
         if self._end:
-            self.calls.discard(call)
+            self.finished(call)  # the end may have waited for it, for a moment
             raise self.refusal()
         self.inbox.items.append(call)
         self.inbox.ring()
@@ -271,13 +271,13 @@ class Service:
             self._begin()
         self.calls.waited[call] = None
         if self._end:
-            self.calls.discard(call)
+            self.finished(call)  # the end may have waited for it, for a moment
             raise self.refusal()
         self.workers.jobs.put(call)
         try:
             self.workers.grow(self.break_with)
         except RuntimeError:  # no thread can be had; the job finds its call withdrawn
-            self.calls.discard(call)
+            self.finished(call)
             raise
 
     def accept_service(self, call: FutureCall[Any]) -> None:
@@ -286,7 +286,7 @@ class Service:
             self._begin()
         self.calls.services[call] = None
         if self._end:
-            self.calls.discard(call)
+            self.finished(call)  # the end may have waited for it, for a moment
             raise self.refusal()
         self.inbox.items.append(call)
         self.inbox.ring()
