@@ -11,12 +11,15 @@ import contextvars
 import functools
 import inspect
 import logging
+import operator
+import sys
 from _thread import LockType, get_ident
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from threading import RLock
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from palitra import _hooks
@@ -29,6 +32,7 @@ from palitra._calls import (
     Call,
     clock,
 )
+from palitra._stacks import gil_is_enabled
 from palitra._waiting import locked, release, wait_for
 from palitra._words import user_traceback
 
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("concurrent.futures")
+_STANDARD = concurrent.futures.wait.__code__.co_filename  # where locks of many futures are held
 _BRIEFLY = 0.05  # seconds
 _PATIENCE = 100  # attempts at a future's lock that another thread holds, `Service.later` between
 
@@ -64,17 +69,22 @@ class _FutureCondition:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Keep the future from changing; at once where it does not change any more."""
-        lock: Any = self._call._lock
+        call = self._call
+        lock: Any = call._lock
         if not blocking or timeout >= 0:
             acquired: bool = lock.acquire(blocking, timeout)
+            if acquired:
+                call._holder = get_ident()
             return acquired
         for _ in range(_PATIENCE):
-            if lock.acquire(True, 0.01) or self._call.settled:
+            if lock.acquire(True, 0.01) or call.settled or _is_lost(call):
                 break
+        call._holder = get_ident()
         return True
 
     def release(self) -> None:
         """Let the future change."""
+        self._call._holder = 0
         with suppress(RuntimeError):  # another thread's, see `acquire`
             self._call._lock.release()
 
@@ -109,8 +119,9 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     A sleeper or callback is added first, and then its thread looks at the state; the state changes
     first, and then the sleepers and callbacks are looked at. For watchers the lock sees to that:
     the state changes while `_lock` is held, if it can be had, and the watchers of that moment are
-    those to be told. The loop does not wait for the lock, it tries again; after a second whoever
-    holds it was interrupted and will not release it.
+    those to be told. The loop does not wait for the lock, it tries again, until whoever holds the
+    lock is seen to have left the standard library's code without releasing it: Ctrl-C does that.
+    Where nobody can see, a second has to do.
 
     What a thread leaves undone that Ctrl-C interrupts while it tells of the end, the loop does.
     """
@@ -119,7 +130,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     watched = False
     _waiters = _ListOnDemand()
     _sleepers: tuple[LockType, ...] | list[LockType] = ()
-    _callbacks: tuple[Any, ...] | list[list[Callable[[Any], object]]] = ()
+    _callbacks: tuple[Any, ...] | list[dict[str, Callable[[Any], object]]] = ()
+    _holder = 0  # the thread that has acquired the future's condition
     _being_told: object = None  # the watcher that is, or was when Ctrl-C came
     _untold: deque[Any] | tuple[Any, ...] = ()  # watchers to be told of the end
     # What the state is to be, where `_open` is taken and the state could not be changed at once.
@@ -216,7 +228,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[_T]], object]) -> None:
         """Call *fn* with this future when it is done; at once if it is. Thread-safe."""
-        permission = [fn]
+        permission = {"fn": fn}
         self.__dict__.setdefault("_callbacks", []).append(permission)
         if self._state in _FINAL:
             _call_back(self, [permission])
@@ -252,7 +264,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         lock = self._lock
         # Those who look at many futures do so for a moment, and a worker thread may wait for that.
         held = lock.acquire(False) or (self._worker != 0 and lock.acquire(True, _BRIEFLY))
-        if not held and patience:
+        if not held and patience and not _is_lost(self):
             self._worker = 0
             return False
         if self.watched:
@@ -532,13 +544,30 @@ def _tell_sleepers(call: FutureCall[Any]) -> None:
         release(lock)
 
 
+def _is_lost(call: FutureCall[Any]) -> bool:
+    """Whether the lock of *call* is held by a thread that was kept from releasing it."""
+    holder = call._holder
+    if not holder or not gil_is_enabled():  # nobody knows, or its frames are not to be looked at
+        return False
+    try:
+        frame: FrameType | None = sys._current_frames().get(holder)
+    except AttributeError:
+        return False
+    while frame is not None:
+        if frame.f_code.co_filename == _STANDARD:
+            return False
+        frame = frame.f_back
+    return True
+
+
 def _call_back(call: FutureCall[Any], permissions: Any) -> None:
     for permission in permissions:
         try:
-            fn = permission.pop()
-        except IndexError:
-            continue  # called by another thread
-        try:
-            fn(call)
+            # Takes the permission and calls, in one call of a built-in function: see `_inbox`.
+            next(map(operator.call, map(permission.pop, ("fn",), (_nothing,)), (call,)))
         except Exception:
             LOGGER.exception("exception calling callback for %r", call)
+
+
+def _nothing(_: object) -> None:
+    """What is called in place of a callback that another thread has called."""

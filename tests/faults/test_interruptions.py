@@ -483,45 +483,15 @@ INTERRUPTED = {
 }
 AGAIN = ("run", "submit", "cancel before the start", "wait without time", "shutdown")
 
-FOR_EVER = pytest.mark.xfail(reason="the lock that the interrupted wait leaves held stops the loop")
-JOIN = pytest.mark.xfail(
-    sys.version_info < (3, 13), reason="before 3.13 an interrupted Thread.join breaks later ones"
-)
-FROM_3_14 = pytest.mark.xfail(
-    sys.version_info >= (3, 14),
-    strict=False,
-    reason="a future's lock, or the default's, is left held by an interrupted `with`",
-)
+# `Thread.start` may be interrupted while it holds the standard library's own lock, which every new
+# thread needs: nothing starts any more, in any pool.
 LIMBO = pytest.mark.xfail(
     sys.version_info >= (3, 14),
     strict=False,
     reason="an interrupted Thread.start leaves the lock held that every new thread needs",
 )
 NOT_YET = {
-    **{
-        (work, times): FROM_3_14
-        for work in (
-            "result",
-            "result with a timeout",
-            "exception",
-            "polling",
-            "cancel before the start",
-            "cancel at work",
-            "add_done_callback",
-            "add_done_callback at the end",
-            "shutdown that cancels",
-            "the default after its end",
-        )
-        for times in (1, 2)
-    },
     ("start and shutdown", 1): LIMBO,
-    ("wait without time", 1): FOR_EVER,
-    ("wait without time", 2): FOR_EVER,
-    ("wait", 1): FOR_EVER,
-    ("wait for the first", 1): FOR_EVER,
-    ("wait in vain", 1): FOR_EVER,
-    ("as_completed", 1): FOR_EVER,
-    ("shutdown", 2): JOIN,
 }
 
 
@@ -551,7 +521,7 @@ def test_ctrl_c_loses_no_call_and_hangs_nothing_wherever_it_comes(
 
         places = interrupt_each(work, interrupt, {times}, prepare, check)
         palitra.shutdown()
-        say(places > 3)
+        say(places > 0)
         """,
     )
 
@@ -587,7 +557,6 @@ def test_a_handler_may_cancel_while_a_callback_is_added(
     assert int(places) > 0
 
 
-@FROM_3_14
 def test_ctrl_c_while_an_unstarted_call_is_cancelled_leaves_nobody_waiting(
     printed_by: Callable[..., list[str]],
 ) -> None:
