@@ -43,6 +43,7 @@ _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("concurrent.futures")
 _STANDARD = concurrent.futures.wait.__code__.co_filename  # where locks of many futures are held
+_UNKNOWN = 5  # attempts where it is not known who holds it
 _BRIEFLY = 0.05  # seconds
 _PATIENCE = 100  # attempts at a future's lock that another thread holds, `Service.later` between
 
@@ -76,8 +77,8 @@ class _FutureCondition:
             if acquired:
                 call._holder = get_ident()
             return acquired
-        for _ in range(_PATIENCE):
-            if lock.acquire(True, 0.01) or call.settled or _is_lost(call):
+        for patience in range(_PATIENCE, 0, -1):
+            if lock.acquire(True, 0.01) or call.settled or _is_lost(call, patience):
                 break
         call._holder = get_ident()
         return True
@@ -264,7 +265,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         lock = self._lock
         # Those who look at many futures do so for a moment, and a worker thread may wait for that.
         held = lock.acquire(False) or (self._worker != 0 and lock.acquire(True, _BRIEFLY))
-        if not held and patience and not _is_lost(self):
+        if not held and patience and not _is_lost(self, patience):
             self._worker = 0
             return False
         if self.watched:
@@ -521,14 +522,19 @@ def _finish_on_loop(call: FutureCall[Any]) -> None:
     call._finish(_PATIENCE)
 
 
-def _tell_watchers(call: FutureCall[Any]) -> None:
+def _tell_watchers(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
     while call._untold:
         watcher = call._untold[0]
+        if patience and not _can_be_told(watcher):
+            call._service.later(functools.partial(_tell_watchers, call, patience - 1))
+            return
         # Looked for only then: a watcher of many futures has a long list of those it knows of.
         interrupted = call._being_told is watcher
         call._being_told = watcher
         told = getattr(watcher, "finished_futures", ())
-        if interrupted and any(future is call for future in told):
+        if not patience:
+            pass  # nobody will release its lock: whoever watched was interrupted, and has left
+        elif interrupted and any(future is call for future in told):
             watcher.event.set()  # Ctrl-C came while this was being told
         elif call._state != FINISHED:
             watcher.add_cancelled(call)
@@ -539,16 +545,35 @@ def _tell_watchers(call: FutureCall[Any]) -> None:
         call._untold.popleft()  # type: ignore[union-attr]  # it is a deque
 
 
+def _can_be_told(watcher: Any) -> bool:
+    """Whether to tell *watcher* takes no waiting for a lock of the standard library's.
+
+    The thread that watches may have been interrupted while it held one, by Ctrl-C, which keeps it
+    from releasing the lock, or by a signal handler, which may wait for the loop.
+    """
+    for lock in (
+        getattr(watcher, "lock", None),
+        getattr(getattr(watcher, "event", None), "_cond", None),
+    ):
+        if lock is not None:
+            if not lock.acquire(False):
+                return False
+            lock.release()
+    return True
+
+
 def _tell_sleepers(call: FutureCall[Any]) -> None:
     for lock in tuple(call._sleepers):
         release(lock)
 
 
-def _is_lost(call: FutureCall[Any]) -> bool:
+def _is_lost(call: FutureCall[Any], patience: int) -> bool:
     """Whether the lock of *call* is held by a thread that was kept from releasing it."""
     holder = call._holder
-    if not holder or not gil_is_enabled():  # nobody knows, or its frames are not to be looked at
+    if not gil_is_enabled():  # the frames of another thread are not to be looked at
         return False
+    if not holder:  # it has just acquired the lock, or was interrupted just then
+        return patience < _PATIENCE - _UNKNOWN
     try:
         frame: FrameType | None = sys._current_frames().get(holder)
     except AttributeError:
