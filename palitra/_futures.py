@@ -12,7 +12,6 @@ import functools
 import inspect
 import logging
 import operator
-import sys
 from _thread import LockType, get_ident
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -34,7 +33,7 @@ from palitra._calls import (
 )
 from palitra._stacks import gil_is_enabled
 from palitra._waiting import locked, release, wait_for
-from palitra._words import user_traceback
+from palitra._words import current_frames, user_traceback
 
 if TYPE_CHECKING:
     from palitra._service import Service
@@ -543,6 +542,7 @@ def _tell_watchers(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
         else:
             watcher.add_result(call)
         call._untold.popleft()  # type: ignore[union-attr]  # it is a deque
+        call._being_told = None  # the watcher has a list of futures
 
 
 def _can_be_told(watcher: Any) -> bool:
@@ -574,10 +574,10 @@ def _is_lost(call: FutureCall[Any], patience: int) -> bool:
         return False
     if not holder:  # it has just acquired the lock, or was interrupted just then
         return patience < _PATIENCE - _UNKNOWN
-    try:
-        frame: FrameType | None = sys._current_frames().get(holder)
-    except AttributeError:
+    frames = current_frames()
+    if not frames:
         return False
+    frame: FrameType | None = frames.get(holder)
     while frame is not None:
         if frame.f_code.co_filename == _STANDARD:
             return False

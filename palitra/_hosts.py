@@ -29,6 +29,7 @@ from palitra._waiting import Deadline, Moment, Permission
 from palitra._words import user_traceback
 from palitra._workers import (
     AsyncioThreads,
+    join_ended,
     make_thread,
     refuse_patched_threads,
     run_initializer,
@@ -260,7 +261,7 @@ class OwnLoop:
         if self._asyncio_threads is not None and not self._asyncio_threads.workers.join(deadline):
             return False
         if self._thread is not None:
-            self._thread.join()
+            join_ended(self._thread)
         return True
 
     def thread_names(self) -> list[str]:
@@ -508,7 +509,7 @@ class BorrowedLoop:
     def join(self, deadline: Deadline) -> bool:
         # The thread has nothing left to do, and may be the one that asks.
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            join_ended(self._thread)
         return True
 
     def thread_names(self) -> list[str]:

@@ -39,7 +39,7 @@ from types import (
 from typing import Any, NamedTuple, TypeVar
 
 from palitra._waiting import locked, release, wait_for
-from palitra._words import name_of
+from palitra._words import current_frames, name_of
 
 _T = TypeVar("_T")
 
@@ -148,7 +148,7 @@ class Threads:
 
     def _frames(self) -> dict[int, FrameType]:
         if self._found is None:
-            self._found = sys._current_frames()
+            self._found = current_frames()
             if not gil_is_enabled():
                 self._found = _those_that_stand_still(self._found)
         return self._found
@@ -187,7 +187,7 @@ def _those_that_stand_still(frames: dict[int, FrameType]) -> dict[int, FrameType
     time.sleep(_STILL)
     return {
         ident: frame
-        for ident, frame in sys._current_frames().items()
+        for ident, frame in current_frames().items()
         if ident == get_ident() or before.get(ident) == (frame, frame.f_lasti)
     }
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import functools
 import inspect
+import sys
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -81,3 +82,9 @@ def place(frame: FrameType) -> str:
     """Where *frame* stands, for a text."""
     code = frame.f_code
     return f"at {code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+
+
+def current_frames() -> dict[int, FrameType]:
+    """Where each thread stands; empty where the interpreter cannot tell."""
+    frames: dict[int, FrameType] = getattr(sys, "_current_frames", dict)()
+    return frames

@@ -28,7 +28,7 @@ from types import BuiltinFunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from palitra._waiting import Deadline, Moment, Permission
-from palitra._words import place
+from palitra._words import current_frames, place
 
 try:
     # gevent replaces those of `queue` even where it leaves threads alone.
@@ -84,6 +84,14 @@ def make_thread(target: Callable[..., None], *args: object, name: str) -> thread
         return OwnThread(daemon=True, **options)
     except RuntimeError:  # a subinterpreter that forbids daemon threads
         return OwnThread(daemon=False, **options)
+
+
+def join_ended(thread: threading.Thread) -> None:
+    """Join a thread that has said that it ends.
+
+    For a second at most: before 3.13, a join that Ctrl-C interrupts twice keeps later ones waiting.
+    """
+    thread.join(1.0)
 
 
 def default_number_of_threads() -> int:
@@ -219,12 +227,12 @@ class WorkerThreads:
             # ended a wait for it.
             if not deadline.wait(stopped.wait):
                 return False
-            thread.join()
+            join_ended(thread)
         return True
 
     def names(self) -> list[str]:
         """The threads that do something, and where they stand, for a text."""
-        frames = sys._current_frames()
+        frames = current_frames()
         return [
             f"thread {thread.name} {place(frames[thread.ident])}"
             for thread, stopped in list(self.threads.items())

@@ -868,7 +868,7 @@ def test_a_shutdown_says_where_a_blocked_loop_stands(application: Application) -
     assert begun.wait(SOON)
     with pytest.raises(palitra.CallTimeoutError) as caught:
         executor.run(answer(), timeout=0.1)
-    assert "the loop's thread stands at " in str(caught.value.__notes__)
+    assert "the loop's thread is at " in str(caught.value.__notes__)
     with pytest.raises(palitra.CallTimeoutError, match="block"):
         executor.shutdown(timeout=0.1)
     go_on.set()
