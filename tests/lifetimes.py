@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from contract.gates import Gate
+
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 _BETWEEN_COLLECTIONS = 0.02
@@ -40,6 +42,21 @@ def happens(wait: Callable[[float], object], patience: float) -> bool:
         if wait(_BETWEEN_COLLECTIONS):
             return True
     return False
+
+
+def opens(gate: Gate, patience: float) -> bool:
+    """Whether *gate* is opened in time by what runs at the end of an object.
+
+    Where the tests collect, this thread may be the one that runs it, in the middle of any wait: so
+    it waits for no lock that opening the gate takes.
+    """
+    if not FREE_THREADED:
+        return gate._opened.wait(patience)
+    deadline = time.monotonic() + patience
+    while not gate.is_open and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(_BETWEEN_COLLECTIONS)
+    return gate.is_open
 
 
 def ends(thread: threading.Thread, patience: float) -> bool:

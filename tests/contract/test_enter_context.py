@@ -14,7 +14,7 @@ import pytest
 
 import palitra
 from contract.gates import PATIENCE, Gate, Held, in_thread, value_of
-from lifetimes import happens
+from lifetimes import opens
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def test_a_dropped_executor_leaves_its_contexts(loop_flavour: dict[str, Any]) ->
         executor.push_async_callback(callback)
         del executor
 
-        assert happens(left._opened.wait, PATIENCE)
+        assert opens(left, PATIENCE)
     finally:
         gc.enable()
     task = manager.tasks[0]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from contract.gates import PATIENCE, Gate, Held, interrupt, value_of
-from lifetimes import collect_where_due, ends, happens
+from lifetimes import collect_where_due, ends, opens
 from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Watch:
         """Every watched thing has gone, or goes when a thread has left its last step."""
         assert self.finalizers
         for name, gate in self.finalizers:
-            assert happens(gate._opened.wait, SOON), f"a {name} is still there"
+            assert opens(gate, SOON), f"a {name} is still there"
         return True
 
 

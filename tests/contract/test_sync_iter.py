@@ -26,7 +26,7 @@ from contract.gates import (
     shut_down_before_the_hand_over,
     value_of,
 )
-from lifetimes import happens
+from lifetimes import opens
 from palitra import AsyncLoopExecutor, DeadlockError
 
 pytestmark = pytest.mark.any_host
@@ -370,7 +370,7 @@ def test_garbage_closes_the_generator(executor: AsyncLoopExecutor, buffersize: i
         assert next(iterator) == 0
         del iterator
 
-        assert happens(counter.closed._opened.wait, PATIENCE)
+        assert opens(counter.closed, PATIENCE)
         closes(executor, counter)
     finally:
         gc.enable()
