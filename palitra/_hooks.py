@@ -27,7 +27,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from palitra._waiting import Deadline, Moment
+from palitra._waiting import Deadline, Moment, Permission
 
 _T = TypeVar("_T")
 
@@ -128,6 +128,7 @@ _process = _Process()
 # how many there were when `outlast_no_pool` last looked.
 thread_hooks: list[Any] = getattr(threading, "_threading_atexits", [])
 ordered = 0
+_ordering = Permission()  # to change the order
 known = _Known()
 mark: Mark = (0,)  # its first item is true in the process that has used palitra, see `_make_mark`
 
@@ -192,25 +193,30 @@ def _is_of_pools(hook: Any) -> bool:
     )
 
 
+def in_order() -> bool:
+    """Whether no hook was registered since they were put in order."""
+    return len(thread_hooks) == ordered
+
+
 def outlast_no_pool() -> None:
     """Have the hooks that end the standard pools run after ours, whenever they were registered.
 
     A call in flight at exit may use a pool whose module was imported after palitra's first use.
     """
     global ordered  # noqa: PLW0603  (looked at where every attribute counts)
-    hooks = thread_hooks
-    ordered = len(hooks)
-    ours = [index for index, hook in enumerate(hooks) if _main_thread_ends in _inside(hook)]
-    for hook in hooks[ours[0] + 1 :] if ours else ():
-        if _is_of_pools(hook):
-            # They run last in, first out. In first: an exit that comes meanwhile must find it.
-            hooks.insert(ours[0], hook)
-            del hooks[len(hooks) - 1 - hooks[::-1].index(hook)]
-
-
-def services() -> list[Watched]:
-    """Those that have started, in this order, and that somebody still has."""
-    return _living(_process.services)
+    if not _ordering.take():
+        return  # another thread does it
+    try:
+        hooks = thread_hooks
+        ordered = len(hooks)
+        ours = [index for index, hook in enumerate(hooks) if _main_thread_ends in _inside(hook)]
+        for hook in hooks[ours[0] + 1 :] if ours else ():
+            if _is_of_pools(hook):
+                # They run last in, first out. In first: an exit that comes meanwhile must find it.
+                hooks.insert(ours[0], hook)
+                del hooks[len(hooks) - 1 - hooks[::-1].index(hook)]
+    finally:
+        _ordering.give()
 
 
 class _Sought:

@@ -185,7 +185,7 @@ class Inbox:
                     break
                 items.popleft().start()
         finally:
-            if len(_hooks.thread_hooks) != _hooks.ordered:
+            if not _hooks.in_order():
                 _hooks.outlast_no_pool()  # what was just started has imported a pool
             bell = self._bell
             if bell is not None and bell.answered and self._loop is not None:

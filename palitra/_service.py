@@ -255,7 +255,7 @@ class Service:
         Raises RuntimeError or BrokenExecutor where the call is refused. Ctrl-C can arrive anywhere
         in here; `holds` tells whether the call was taken then.
         """
-        if not (self.ready and _hooks.mark[0] and _hooks.known.caller):
+        if not (self.ready and _hooks.mark[0] and _hooks.known.caller and _hooks.in_order()):
             self._begin()
         # Nothing that Ctrl-C could interrupt, from here to the inbox.
         self.calls.waited[call] = None
@@ -267,7 +267,7 @@ class Service:
 
     def accept_for_worker(self, call: FutureCall[Any]) -> None:
         """Take over *call* and run it in a worker thread."""
-        if not (self.ready and _hooks.mark[0] and _hooks.known.caller):
+        if not (self.ready and _hooks.mark[0] and _hooks.known.caller and _hooks.in_order()):
             self._begin()
         self.calls.waited[call] = None
         if self._end:
@@ -282,7 +282,7 @@ class Service:
 
     def accept_service(self, call: FutureCall[Any]) -> None:
         """Take over *call*, which is cancelled when the other calls are over."""
-        if not (self.ready and _hooks.mark[0] and _hooks.known.caller):
+        if not (self.ready and _hooks.mark[0] and _hooks.known.caller and _hooks.in_order()):
             self._begin()
         self.calls.services[call] = None
         if self._end:
@@ -295,6 +295,7 @@ class Service:
         """Before a call: the first of its thread, or the first of all in this process."""
         _hooks.check_process()
         _hooks.know_this_thread()
+        _hooks.outlast_no_pool()
         if not self._end and not self.ready:
             self._start()
 
