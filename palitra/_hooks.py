@@ -219,6 +219,11 @@ def outlast_no_pool() -> None:
         _ordering.give()
 
 
+def services() -> list[Watched]:
+    """Those that have started, in this order, and that somebody still has."""
+    return _living(_process.services)
+
+
 class _Sought:
     """Equal to no handler of atexit, it sees whether ours is among them."""
 
