@@ -492,6 +492,7 @@ LIMBO = pytest.mark.xfail(
 )
 NOT_YET = {
     ("start and shutdown", 1): LIMBO,
+    ("the default after its end", 1): LIMBO,
 }
 
 
