@@ -63,19 +63,12 @@ class Mark(Protocol):
     def __getitem__(self, index: int, /) -> int: ...
 
 
-class Forked(Protocol):
-    """What the fork hook needs of anything else that must start afresh in a child."""
-
-    def after_fork_in_child(self) -> None: ...
-
-
 class _Process:
     """This process's hooks and the objects that they look after."""
 
     def __init__(self) -> None:
         # By id. Not in WeakSets: one cannot be listed while another thread adds to it.
         self.services: weakref.WeakValueDictionary[int, Watched] = weakref.WeakValueDictionary()
-        self.others: weakref.WeakValueDictionary[int, Forked] = weakref.WeakValueDictionary()
         # The threads that have made a call.
         self.callers: weakref.WeakValueDictionary[int, threading.Thread]
         self.callers = weakref.WeakValueDictionary()
@@ -244,12 +237,6 @@ def _at_exit_is_registered() -> bool:
     return sought.found
 
 
-def restart_after_fork(other: Forked) -> None:
-    """Call ``other.after_fork_in_child()`` in each forked child, as long as *other* lives."""
-    _process.others[id(other)] = other
-    _register_fork_hook()
-
-
 def _living(objects: weakref.WeakValueDictionary[int, _T]) -> list[_T]:
     return [living for ref in objects.valuerefs() if (living := ref()) is not None]
 
@@ -290,8 +277,8 @@ def _start_afresh() -> None:
     _process.exiting = _process.hurried = False
     _process.waited = 0.0
     _process.left.clear()
-    for other in (*_living(_process.others), *_living(_process.services)):
-        other.after_fork_in_child()
+    for service in _living(_process.services):
+        service.after_fork_in_child()
 
 
 def _main_thread_ends() -> None:

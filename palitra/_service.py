@@ -10,8 +10,8 @@ The five invariants of palitra, and where they are kept
     3. Two threads agree by writing first and looking second, or by taking a permission (`_waiting`
        says how). The pairs: acceptance and end (below), `put` and `_drain` (`_inbox`), sleepers and
        callbacks and the state of a call (`_calls`).
-    4. What an interruption leaves half done is finished on the loop: `withdraw` here,
-       `FutureCall._settle_here`, `WorkerThreads.grow`.
+    4. What an interruption leaves half done is finished on the loop: `withdraw` and
+       `FutureCall.instead` (`_futures`), and `staff` here, for a job without a thread.
     5. The outcome is there before the state says so, the state before anybody is told, and each is
        told once (`Call._keep_error`, `FutureCall._change`, `_tell_and_leave`).
 
