@@ -33,9 +33,19 @@ from collections.abc import Coroutine, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from palitra._stacks import Chain, Threads, chain_of, chain_of_frames, of_job
+from palitra._stacks import (
+    NOWHERE,
+    Chain,
+    Looped,
+    Threads,
+    ask,
+    chain_of,
+    chain_of_frames,
+    of_job,
+    where_it_stands,
+)
 from palitra._waiting import Moment, locked, release, wait_for
-from palitra._words import close_if_coroutine, name_of, user_traceback
+from palitra._words import close_if_coroutine, in_words, name_of, user_traceback
 
 if TYPE_CHECKING:
     from palitra._service import Service
@@ -444,10 +454,11 @@ class BlockingCall(Call, Generic[_T]):
 
     def _late(self, text: str) -> CallTimeoutError:
         error = CallTimeoutError(text)
-        [description] = self._service.describe([self])
+        host = self._service.host
+        [description] = describe([self], host)
         error.add_note(
             f"{GRACE:g} s after its cancellation there is still {description}; the loop's thread "
-            f"is {self._service.where()}"
+            f"is {where_it_stands(host)}"
         )
         return error
 
@@ -602,3 +613,29 @@ class _Watch:
         self._left.pop(call, None)
         if not self._left:
             self.none_left.happen()
+
+
+def chains(calls: list[Call], host: Looped) -> list[Chain]:
+    """Where each of *calls* stands; all of them are on the loop of *host*."""
+    if not calls:
+        return []
+
+    def look() -> list[Chain]:
+        threads = Threads()
+        of_loop = threads.frames(host.ident)
+        return [call.chain(threads, of_loop) for call in calls]
+
+    seen = ask(host.loop, look)
+    if seen is not None:
+        return seen
+    # The loop has no time to answer. While its thread stands still, nothing changes.
+    still = Threads().frames(host.ident)
+    return look() if still else [NOWHERE] * len(calls)
+
+
+def describe(calls: list[Call], host: Looped) -> list[str]:
+    """Each of *calls*, for a text."""
+    # First what may be gone in a moment.
+    known = [(call.name, call.kind, call.progress, clock() - call.accepted) for call in calls]
+    where = [chain.innermost for chain in chains(calls, host)]
+    return [in_words(*call, place) for call, place in zip(known, where, strict=True)]

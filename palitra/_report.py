@@ -20,7 +20,7 @@ from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, TextIO
 
 from palitra import _hooks
-from palitra._calls import BlockingCall, Call, Kind, Progress, clock
+from palitra._calls import BlockingCall, Call, Kind, Progress, chains, clock
 from palitra._futures import FutureCall
 from palitra._records import CallInfo
 from palitra._service import Service
@@ -95,7 +95,7 @@ def in_flight(service: Service, shown: int | None = None) -> list[Seen]:
             age = max(0.0, now - call.accepted)
             found.append(Seen(call, call.name, call.kind, progress, age, ident, NOWHERE))
     some = found[:shown]
-    for one, chain in zip(some, service.chains([one.call for one in some]), strict=True):
+    for one, chain in zip(some, chains([one.call for one in some], service.host), strict=True):
         one.chain = chain
     return found
 

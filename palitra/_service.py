@@ -54,13 +54,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from palitra import _hooks
-from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, clock
+from palitra._calls import GRACE, Call, Calls, CallTimeoutError, DeadlockError, describe
 from palitra._futures import FutureCall, Slots
 from palitra._hosts import Host, all_done
 from palitra._inbox import Callback, Inbox
-from palitra._stacks import NOWHERE, Chain, Threads, ask, chain_of_frames, in_callback, place_of
 from palitra._waiting import Deadline, Moment
-from palitra._words import in_words, name_of
+from palitra._words import name_of
 from palitra._workers import WorkerThreads
 
 LOGGER = logging.getLogger("palitra")
@@ -191,40 +190,6 @@ class Service:
                 f"{what} would wait for its own thread, the event loop's: inside a coroutine, "
                 "'await' the coroutine, or asyncio.wrap_future(future), instead"
             )
-
-    def where(self) -> str:
-        """Where the loop's thread stands, for a text."""
-        if self.host.ident is None:
-            return "gone"
-        frames = Threads().frames(self.host.ident)
-        callback = in_callback(frames, self.host.base)
-        if not callback:
-            return f"idle, at {place_of(frames[-1])}" if frames else "busy"
-        return f"at {chain_of_frames(callback).innermost}"
-
-    def chains(self, calls: list[Call]) -> list[Chain]:
-        """Where each of *calls* stands."""
-        if not calls:
-            return []
-
-        def look() -> list[Chain]:
-            threads = Threads()
-            of_loop = threads.frames(self.host.ident)
-            return [call.chain(threads, of_loop) for call in calls]
-
-        chains = ask(self.host.loop, look) if calls else []
-        if chains is None:
-            # The loop has no time to answer. While its thread stands still, nothing changes.
-            still = Threads().frames(self.host.ident)
-            chains = look() if still else [NOWHERE] * len(calls)
-        return chains
-
-    def describe(self, calls: list[Call]) -> list[str]:
-        """Each of *calls*, for a text."""
-        # First what may be gone in a moment.
-        known = [(call.name, call.kind, call.progress, clock() - call.accepted) for call in calls]
-        chains = self.chains(calls)
-        return [in_words(*call, chain.innermost) for call, chain in zip(known, chains, strict=True)]
 
     # -- accepting ----------------------------------------------------------------------------
 
@@ -480,7 +445,7 @@ class Service:
         if tasks:
             await all_done(asyncio.get_running_loop(), tasks, GRACE)
         left = list(self.calls.services)
-        for call, description in zip(left, self.describe(left), strict=True):
+        for call, description in zip(left, describe(left, self.host), strict=True):
             LOGGER.warning("left behind at the end: %s", description)
             self.calls.leave_behind(call)
 
@@ -559,7 +524,7 @@ class Service:
     def waited_for(self) -> str:
         """What the end waits for, by name, for a text."""
         calls = list(self.calls.waited) or (list(self.calls.services) if self._end else [])
-        names = self.describe(calls[:_NAMED])
+        names = describe(calls[:_NAMED], self.host)
         if len(calls) > _NAMED:
             names.append(f"{len(calls) - _NAMED} more")
         leaving = self._leaving
