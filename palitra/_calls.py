@@ -266,7 +266,7 @@ class Call:
         """Store what the body has raised; the state that it leads to, None if settled before."""
         state = FINISHED
         if isinstance(exc, asyncio.CancelledError):
-            failure = None if self.cancelling else self._service.host_failure()
+            failure = None if self.cancelling else self._service.ending.host_failure()
             if failure is None:
                 state = CANCELLED_AND_NOTIFIED
             else:
@@ -321,7 +321,7 @@ class Call:
 
     def cancel_once(self) -> None:
         """Have the loop cancel the call, unless it is cancelled already."""
-        self._service.post(self.cancel_on_loop)
+        self._service.inbox.post(self.cancel_on_loop)
 
     def fail(self, error: BaseException, *, leave: bool = False) -> None:
         """Settle with *error*, unless settled or certain to be, and let go of the call.
@@ -444,9 +444,9 @@ class BlockingCall(Call, Generic[_T]):
 
     def cancel_once(self) -> None:
         if self._take_claim():  # at once: the loop may be blocked, and would start it then
-            self._service.post(self._end_cancelled)
+            self._service.inbox.post(self._end_cancelled)
         else:
-            self._service.post(self.cancel_on_loop)
+            self._service.inbox.post(self.cancel_on_loop)
 
     def _take_unstarted(self) -> bool:
         # `cancel_once` may have been interrupted once it had the claim.
@@ -542,7 +542,7 @@ class RunCall(BlockingCall[_T]):
     def _settle(self, state: str) -> None:
         if self._shares_context and self._begun:
             # The caller may enter the context on going on: not before the task has left it.
-            self._service.post(functools.partial(super()._settle, state))
+            self._service.inbox.post(functools.partial(super()._settle, state))
         else:
             self._state = state
             self._service.finished(self)

@@ -142,13 +142,16 @@ def _about(service: Service, *, is_default: bool) -> Iterator[str]:
     seen = in_flight(service, _SHOWN)
     which = ", the default executor" if is_default else ""
     yield f"{service.name_prefix}{which}: {service.state.value}"
-    if service.cause is not None:
-        yield f"  because of {type(service.cause).__name__}"
-    if service.over.passed and not seen:
+    if service.ending.cause is not None:
+        yield f"  because of {type(service.ending.cause).__name__}"
+    if service.ending.over.passed and not seen:
         return
     yield from _about_loop(service)
     yield from _about_workers(service, seen)
-    contexts = [name_of(leave).removeprefix("the closing of ") for leave in list(service.contexts)]
+    contexts = [
+        name_of(leave).removeprefix("the closing of ")
+        for leave in list(service.ending.contexts.entered)
+    ]
     if contexts:
         yield f"  contexts entered: {', '.join(_cut_names(contexts))}"
     if not seen:
