@@ -492,10 +492,19 @@ class BorrowedLoop:
                 ending.break_with(_lost())
                 try:
                     ending.fail_calls()
+                    await self._cancel_late_tasks(ending)
                     await ending.contexts.leave_all()
                 finally:
                     self._end_service(ending)
             raise
+
+    async def _cancel_late_tasks(self, ending: Ending) -> None:
+        """Cancel what began when all tasks were already cancelled: nobody else would end these."""
+        late = [task for task in ending.tasks if not (task.done() or task.cancelling())]
+        for task in late:
+            task.cancel()
+        if late:
+            await all_done(asyncio.get_running_loop(), late, GRACE)
 
     def end_unstarted(self) -> bool:
         if not self._begin.take():
