@@ -23,11 +23,11 @@ from collections.abc import Callable, Collection
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from palitra import _hooks
-from palitra._calls import GRACE, Call, DeadlockError, clock
-from palitra._waiting import Deadline, Moment, Permission
-from palitra._words import user_traceback
-from palitra._workers import (
+from . import _hooks
+from ._calls import GRACE, Call, DeadlockError, clock
+from ._waiting import Deadline, Moment, Permission
+from ._words import user_traceback
+from ._workers import (
     AsyncioThreads,
     join_ended,
     make_thread,
@@ -36,8 +36,8 @@ from palitra._workers import (
 )
 
 if TYPE_CHECKING:
-    from palitra._ending import Ending
-    from palitra._service import Service
+    from ._ending import Ending
+    from ._service import Service
 
 LOGGER = logging.getLogger("palitra")
 _current = threading.local()  # `service`, on the thread of a loop of our own
