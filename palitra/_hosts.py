@@ -211,6 +211,8 @@ class OwnLoop:
                 self._close_loop(loop, left)
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
+                if self._asyncio_threads is not None:
+                    self._asyncio_threads.shutdown(wait=False)  # the end waits for these threads
             asyncio.set_event_loop(None)
             try:
                 loop.close()
