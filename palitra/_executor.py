@@ -841,8 +841,9 @@ class AsyncLoopExecutor(Executor):
         >>> @contextlib.asynccontextmanager
         ... async def connect():
         ...     yield "a connection"
-        >>> with palitra.AsyncLoopExecutor() as executor, executor.sync_context(connect()) as value:
-        ...     value
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     with executor.sync_context(connect()) as value:
+        ...         value
         'a connection'
 
         .. versionadded:: 0.2.0
