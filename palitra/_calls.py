@@ -33,9 +33,19 @@ from collections.abc import Coroutine, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from palitra._stacks import Chain, Threads, chain_of, chain_of_frames, of_job
+from palitra._stacks import (
+    NOWHERE,
+    Chain,
+    Looped,
+    Threads,
+    ask,
+    chain_of,
+    chain_of_frames,
+    of_job,
+    where_it_stands,
+)
 from palitra._waiting import Moment, locked, release, wait_for
-from palitra._words import close_if_coroutine, name_of, user_traceback
+from palitra._words import close_if_coroutine, in_words, name_of, user_traceback
 
 if TYPE_CHECKING:
     from palitra._service import Service
@@ -256,7 +266,7 @@ class Call:
         """Store what the body has raised; the state that it leads to, None if settled before."""
         state = FINISHED
         if isinstance(exc, asyncio.CancelledError):
-            failure = None if self.cancelling else self._service.host_failure()
+            failure = None if self.cancelling else self._service.ending.host_failure()
             if failure is None:
                 state = CANCELLED_AND_NOTIFIED
             else:
@@ -311,7 +321,7 @@ class Call:
 
     def cancel_once(self) -> None:
         """Have the loop cancel the call, unless it is cancelled already."""
-        self._service.post(self.cancel_on_loop)
+        self._service.inbox.post(self.cancel_on_loop)
 
     def fail(self, error: BaseException, *, leave: bool = False) -> None:
         """Settle with *error*, unless settled or certain to be, and let go of the call.
@@ -434,9 +444,9 @@ class BlockingCall(Call, Generic[_T]):
 
     def cancel_once(self) -> None:
         if self._take_claim():  # at once: the loop may be blocked, and would start it then
-            self._service.post(self._end_cancelled)
+            self._service.inbox.post(self._end_cancelled)
         else:
-            self._service.post(self.cancel_on_loop)
+            self._service.inbox.post(self.cancel_on_loop)
 
     def _take_unstarted(self) -> bool:
         # `cancel_once` may have been interrupted once it had the claim.
@@ -444,10 +454,11 @@ class BlockingCall(Call, Generic[_T]):
 
     def _late(self, text: str) -> CallTimeoutError:
         error = CallTimeoutError(text)
-        [description] = self._service.describe([self])
+        host = self._service.host
+        [description] = describe([self], host)
         error.add_note(
             f"{GRACE:g} s after its cancellation there is still {description}; the loop's thread "
-            f"is {self._service.where()}"
+            f"is {where_it_stands(host)}"
         )
         return error
 
@@ -531,7 +542,7 @@ class RunCall(BlockingCall[_T]):
     def _settle(self, state: str) -> None:
         if self._shares_context and self._begun:
             # The caller may enter the context on going on: not before the task has left it.
-            self._service.post(functools.partial(super()._settle, state))
+            self._service.inbox.post(functools.partial(super()._settle, state))
         else:
             self._state = state
             self._service.finished(self)
@@ -602,3 +613,29 @@ class _Watch:
         self._left.pop(call, None)
         if not self._left:
             self.none_left.happen()
+
+
+def chains(calls: list[Call], host: Looped) -> list[Chain]:
+    """Where each of *calls* stands; all of them are on the loop of *host*."""
+    if not calls:
+        return []
+
+    def look() -> list[Chain]:
+        threads = Threads()
+        of_loop = threads.frames(host.ident)
+        return [call.chain(threads, of_loop) for call in calls]
+
+    seen = ask(host.loop, look)
+    if seen is not None:
+        return seen
+    # The loop has no time to answer. While its thread stands still, nothing changes.
+    still = Threads().frames(host.ident)
+    return look() if still else [NOWHERE] * len(calls)
+
+
+def describe(calls: list[Call], host: Looped) -> list[str]:
+    """Each of *calls*, for a text."""
+    # First what may be gone in a moment.
+    known = [(call.name, call.kind, call.progress, clock() - call.accepted) for call in calls]
+    where = [chain.innermost for chain in chains(calls, host)]
+    return [in_words(*call, place) for call, place in zip(known, where, strict=True)]

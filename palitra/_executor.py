@@ -17,11 +17,12 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from inspect import CO_COROUTINE
 from types import CoroutineType, FunctionType, TracebackType
-from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar
 
 from palitra import _report
 from palitra._bridges import _contexts, _functions, _iterators
 from palitra._calls import DeadlockError, RunCall, clock
+from palitra._ending import State
 from palitra._futures import FutureCall, withdraw
 from palitra._gather import Gathering
 from palitra._hosts import BorrowedLoop, Host, OwnLoop
@@ -229,7 +230,7 @@ class AsyncLoopExecutor(Executor):
         # While the interpreter is taken apart there is nothing left to end, and to end with.
         service = self.__dict__.get("_service")  # not there if a bad argument was refused
         if service is not None and not _is_finalizing():
-            service.shut_down()
+            service.ending.shut_down()
 
     def __exit__(
         self,
@@ -237,7 +238,7 @@ class AsyncLoopExecutor(Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool | None:
-        self._service.body_error = exc_val
+        self._service.ending.contexts.body_error = exc_val
         try:
             self.shutdown(wait=True)
             return self._body_error_is_suppressed(exc_val)
@@ -245,7 +246,10 @@ class AsyncLoopExecutor(Executor):
             del exc_val, exc_tb
 
     def _body_error_is_suppressed(self, error: BaseException | None) -> bool:
-        left, self._service.body_error = self._service.body_error, None
+        left, self._service.ending.contexts.body_error = (
+            self._service.ending.contexts.body_error,
+            None,
+        )
         return error is not None and left is None
 
     async def __aenter__(self) -> Self:
@@ -257,7 +261,7 @@ class AsyncLoopExecutor(Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool | None:
-        self._service.body_error = exc_val
+        self._service.ending.contexts.body_error = exc_val
         try:
             await self.aclose()
             return self._body_error_is_suppressed(exc_val)
@@ -276,7 +280,8 @@ class AsyncLoopExecutor(Executor):
     @property
     def _broken(self) -> str | bool:
         # Not ours to name: code that knows ThreadPoolExecutor looks here.
-        return str(self._service.refusal()) if self._service.broken else False
+        ending = self._service.ending
+        return str(ending.refusal()) if ending.state is State.BROKEN else False
 
     # -- the Executor interface ---------------------------------------------------------------
 
@@ -317,31 +322,8 @@ class AsyncLoopExecutor(Executor):
         """
         # The two usual kinds are told apart at once; `_kind` knows all of them.
         if type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE:
-            kind = _Kind.CALL
-        else:
-            kind = _kind(fn)
-        if kind is _Kind.AWAIT and (args or kwargs):
-            cast("Coroutine[Any, Any, Any]", fn).close()
-            raise TypeError("a coroutine takes no arguments: pass the function and its arguments")
-        call: FutureCall[Any]
-        if kind is _Kind.AWAIT:
-            call = FutureCall(self._service, fn, None, None)
-        else:
-            call = FutureCall(self._service, fn, args, kwargs or None)
-        try:
-            if kind is _Kind.THREAD:
-                self._service.accept_for_worker(call)
-            else:
-                self._service.accept(call)
-        except BaseException:
-            # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
-            # the loop sees to that: nothing interrupts these two lines.
-            call.instead = withdraw
-            self._service.inbox.items.append(call)
-            call.cancel()
-            self._service.inbox.ring()
-            raise
-        return call
+            return _submit(self._service, _Kind.CALL, fn, args, kwargs)
+        return _submit(self._service, _kind(fn), fn, args, kwargs)
 
     def submit_service(
         self, fn: Callable[..., Any] | Coroutine[Any, Any, Any], /, *args: Any, **kwargs: Any
@@ -385,23 +367,7 @@ class AsyncLoopExecutor(Executor):
                 f"submit_service() takes a coroutine function or a coroutine, not {fn!r}: use "
                 "submit() for a function that runs in a thread"
             )
-        if kind is _Kind.AWAIT and (args or kwargs):
-            cast("Coroutine[Any, Any, Any]", fn).close()
-            raise TypeError("a coroutine takes no arguments: pass the function and its arguments")
-        awaited = kind is _Kind.AWAIT
-        call: FutureCall[Any] = FutureCall(
-            self._service, fn, None if awaited else args, None if awaited else kwargs or None
-        )
-        call.kind = "service"
-        try:
-            self._service.accept_service(call)
-        except BaseException:
-            call.instead = withdraw
-            self._service.inbox.items.append(call)
-            call.cancel()
-            self._service.inbox.ring()
-            raise
-        return call
+        return _submit(self._service, kind, fn, args, kwargs, is_service=True)
 
     def map(
         self,
@@ -496,9 +462,9 @@ class AsyncLoopExecutor(Executor):
                 "shutdown(wait=True) would wait for the thread that it is called on; "
                 "use shutdown(wait=False) there, or await aclose()"
             )
-        self._service.shut_down()
+        self._service.ending.shut_down()
         if cancel_futures:
-            self._service.cancel_calls()
+            self._service.ending.cancel_calls()
         if wait:
             self._service.join(timeout)
 
@@ -542,10 +508,10 @@ class AsyncLoopExecutor(Executor):
                 "aclose() would wait for the end of the loop that it runs on: use "
                 "shutdown(wait=False) there"
             )
-        service.shut_down()
+        service.ending.shut_down()
         if cancel_futures:
-            service.cancel_calls()
-        await service.over.on(loop)
+            service.ending.cancel_calls()
+        await service.ending.over.on(loop)
         for stopped in list(service.workers.threads.values()):
             await stopped.on(loop)
         service.wait_for_end(Deadline(None))
@@ -973,11 +939,11 @@ class AsyncLoopExecutor(Executor):
             await service.create_task(call(), context, fn)
 
         async def push() -> None:
-            service.add_exit(leave)
+            service.ending.add_exit(leave)
 
         leave.__qualname__ = name_of(fn)
         if self._service.on_loop():
-            self._service.add_exit(leave)
+            self._service.ending.add_exit(leave)
         else:
             self.run(push())
         return fn
@@ -1053,6 +1019,37 @@ def _kind(fn: object, takes: str = "submit() takes a callable or a coroutine") -
     if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(type(called).__call__):
         return _Kind.CALL
     return _Kind.THREAD
+
+
+def _submit(
+    service: Service,
+    kind: _Kind,
+    fn: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    is_service: bool = False,
+) -> Future[Any]:
+    call: FutureCall[Any]
+    if kind is _Kind.AWAIT:
+        if args or kwargs:
+            fn.close()
+            raise TypeError("a coroutine takes no arguments: pass the function and its arguments")
+        call = FutureCall(service, fn, None, None)
+    else:
+        call = FutureCall(service, fn, args, kwargs or None)
+    if is_service:
+        call.kind = "service"
+    try:
+        service.accept(call, call if kind is _Kind.THREAD else None)
+    except BaseException:
+        # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
+        # the loop sees to that: nothing interrupts these two lines.
+        call.instead = withdraw
+        service.inbox.items.append(call)
+        call.cancel()
+        service.inbox.ring()
+        raise
+    return call
 
 
 def _is_coroutine(obj: object) -> TypeGuard[Coroutine[Any, Any, Any]]:

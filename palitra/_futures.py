@@ -331,13 +331,13 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         if self._cancel_unstarted():
             return True
         if self._state not in _FINAL and not self._worker:
-            self._service.post(functools.partial(self.cancel_on_loop, True))
+            self._service.inbox.post(functools.partial(self.cancel_on_loop, True))
             return True
         return self.cancelled()
 
     def cancel_once(self) -> None:
         if not self._cancel_unstarted() and self._state not in _FINAL and not self._worker:
-            self._service.post(self.cancel_on_loop)
+            self._service.inbox.post(self.cancel_on_loop)
 
     def _cancel_unstarted(self) -> bool:
         try:
@@ -459,9 +459,9 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
                 self._target, self._args, self._kwargs = result, None, None
                 del result
                 self._worker = 0
-                self._service.post(self.start)
+                self._service.inbox.post(self.start)
                 # In this order: it may end just now, because this call has ended.
-                if self._service.ended and not self.settled:
+                if self._service.ending.ended and not self.settled:
                     # It has ended in a way that did not wait for calls.
                     self.fail(concurrent.futures.BrokenExecutor("the event loop has ended"))
                     self._release()
@@ -506,7 +506,7 @@ class Slots:
         """Pass the slot on."""
         if self._waiting:
             # Not called from here: a chain of calls that end at once would nest ever deeper.
-            service.post(self._waiting.popleft())
+            service.inbox.post(self._waiting.popleft())
         else:
             self._free += 1
 
@@ -514,7 +514,7 @@ class Slots:
 def withdraw(call: FutureCall[Any]) -> None:
     """On the loop: end a call whose caller has never learnt that it was accepted."""
     call.cancel_on_loop()
-    call._service.staff()
+    call._service.ending.staff()
 
 
 def _finish_on_loop(call: FutureCall[Any]) -> None:

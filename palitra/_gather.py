@@ -125,7 +125,7 @@ class Gathering:
         if isinstance(awaitable, concurrent.futures.Future):
             done = functools.partial(self._future_done, key)
             awaitable.add_done_callback(
-                lambda future: self._service.post(functools.partial(done, future))
+                lambda future: self._service.inbox.post(functools.partial(done, future))
             )
         elif asyncio.isfuture(awaitable):
             done = functools.partial(self._future_done, key)

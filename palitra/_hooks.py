@@ -39,22 +39,30 @@ _WIPE_ON_FORK = 18  # Linux's MADV_WIPEONFORK, which `mmap` does not name
 _ATTEMPTS = 100  # at starting afresh in a forked child; each can be interrupted by a signal
 
 
+class Ends(Protocol):
+    """What the hooks need of a service's end: see `_ending`."""
+
+    contexts_left: Moment
+
+    def wait_for_calls(self, seconds: float) -> bool: ...
+    def leave_contexts(self) -> None: ...
+    def begin_exit(self) -> None: ...
+    def cancel_everything(self) -> None: ...
+    def waited_for(self) -> str: ...
+    def abandon_at_exit(self) -> str: ...
+
+
 class Watched(Protocol):
     """What the hooks need of a service."""
 
     exit_timeout: float | None
-    contexts_left: Moment
 
+    @property
+    def ending(self) -> Ends: ...
     @property
     def ends_with_main_thread(self) -> bool: ...
     def after_fork_in_child(self) -> None: ...
-    def wait_for_calls(self, seconds: float) -> bool: ...
-    def leave_contexts(self) -> None: ...
-    def begin_exit(self) -> None: ...
     def wait_for_end(self, deadline: Deadline) -> bool: ...
-    def cancel_everything(self) -> None: ...
-    def waited_for(self) -> str: ...
-    def abandon_at_exit(self) -> str: ...
 
 
 class Mark(Protocol):
@@ -285,7 +293,7 @@ def _main_thread_ends() -> None:
     """Finish the calls in flight, not those that other threads still make afterwards."""
     check_process()
     services = _living(_process.services)
-    _wait(services, lambda service, seconds: service.wait_for_calls(seconds))
+    _wait(services, lambda service, seconds: service.ending.wait_for_calls(seconds))
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
         strangers = any(_is_stranger(thread) for thread in threading.enumerate())
@@ -328,8 +336,8 @@ def _leave_contexts() -> None:
     """
     services = _living(_process.services)
     for service in services:
-        service.leave_contexts()
-    _wait(services, lambda service, seconds: service.contexts_left.wait(seconds))
+        service.ending.leave_contexts()
+    _wait(services, lambda service, seconds: service.ending.contexts_left.wait(seconds))
 
 
 def _goes_on(thread: threading.Thread) -> bool:
@@ -385,7 +393,7 @@ def _at_exit() -> None:
 
 def _finish(services: list[Watched]) -> None:
     def is_over(service: Watched, seconds: float) -> bool:
-        service.begin_exit()
+        service.ending.begin_exit()
         return service.wait_for_end(Deadline(seconds))
 
     _wait(services, is_over)
@@ -409,15 +417,15 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
             if interrupted and not cancelled:
                 cancelled = True  # first: what interrupts this ends the waiting, see below
                 for service in pending:
-                    service.cancel_everything()
+                    service.ending.cancel_everything()
             service = pending.pop(0)
             limit = service.exit_timeout
             if limit is not None and _process.waited >= limit + _GRACE:
-                _process.left += filter(None, [service.abandon_at_exit()])
+                _process.left += filter(None, [service.ending.abandon_at_exit()])
                 continue
             if limit is not None and _process.waited >= limit and service not in limited:
                 limited.append(service)
-                service.cancel_everything()
+                service.ending.cancel_everything()
             pending.append(service)  # until it is known to be over
             if is_over(service, _STEP):
                 pending.remove(service)
@@ -425,7 +433,7 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
             _process.waited += _STEP
             if not logged and _process.waited - began >= PATIENCE:
                 logged = True
-                names = ", ".join(filter(None, (each.waited_for() for each in pending)))
+                names = ", ".join(filter(None, (each.ending.waited_for() for each in pending)))
                 LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
         except BaseException:
             _process.hurried = interrupted

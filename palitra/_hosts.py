@@ -2,7 +2,7 @@
 
 Guarantees
     * `start` returns when the loop takes calls, or raises. Any number of threads may call it.
-    * What follows `finish` happens once, and `Service.end_here` is the last of it: in the thread of
+    * What follows `finish` happens once, and `Ending.end_here` is the last of it: in the thread of
       the loop, or, where a borrowed loop has gone, in the thread that notices that first.
 
 Assumes
@@ -36,6 +36,7 @@ from palitra._workers import (
 )
 
 if TYPE_CHECKING:
+    from palitra._ending import Ending
     from palitra._service import Service
 
 LOGGER = logging.getLogger("palitra")
@@ -70,7 +71,7 @@ class Host(Protocol):
     def failure(self) -> BaseException | None:
         """Why the loop ends although nobody has ended the executor."""
 
-    def check(self, service: Service, at_end: bool) -> None:
+    def check(self, ending: Ending, at_end: bool) -> None:
         """Notice that the loop has gone, where it cannot say so itself.
 
         *at_end*: a loop that somebody has stopped counts as gone, too.
@@ -79,7 +80,7 @@ class Host(Protocol):
     def end_unstarted(self) -> bool:
         """See to it that there never will be a loop; False if there is one."""
 
-    def finish(self, service: Service) -> None:
+    def finish(self, ending: Ending) -> None:
         """On the loop: the service has ended; the rest is the host's."""
 
     def join(self, deadline: Deadline) -> bool:
@@ -129,7 +130,7 @@ class OwnLoop:
     def failure(self) -> BaseException | None:
         return None  # the thread says so itself
 
-    def check(self, service: Service, at_end: bool) -> None:
+    def check(self, ending: Ending, at_end: bool) -> None:
         pass
 
     def start(self, service: Service) -> None:
@@ -178,8 +179,8 @@ class OwnLoop:
             service.inbox.hang_bell()
             service.ready = True
             self._started.happen()
-            service.post(service._wind_down)  # where it was shut down meanwhile
-            while not service.done:
+            service.inbox.post(service.ending.wind_down)  # where it was shut down meanwhile
+            while not service.ending.done:
                 try:
                     loop.run_forever()
                 except (SystemExit, KeyboardInterrupt):
@@ -190,19 +191,20 @@ class OwnLoop:
         except BaseException as exc:
             if self.loop is None and self._asyncio_threads is not None:
                 return  # likewise
-            service.break_with(user_traceback(exc))
+            service.ending.break_with(user_traceback(exc))
         self._close(service)
         del self, service  # the failure holds frames of the initializer, and they hold this one
 
-    def finish(self, service: Service) -> None:
+    def finish(self, ending: Ending) -> None:
         asyncio.get_running_loop().stop()
 
     def _close(self, service: Service) -> None:
-        service.done = True
+        ending = service.ending
+        ending.done = True
         self._started.happen()
         # First: a call that is failed leaves the register.
-        left = [*service.given_up, *service.calls.left]
-        service.fail_calls()
+        left = [*ending.given_up, *service.calls.left]
+        ending.fail_calls()
         loop = self.loop
         if loop is not None and not loop.is_closed():
             try:
@@ -216,7 +218,7 @@ class OwnLoop:
                 LOGGER.exception("closing the event loop failed")
         self.loop = None
         self._ident = None  # another thread may get the same
-        service.end_here()
+        ending.end_here()
 
     def _close_loop(self, loop: asyncio.AbstractEventLoop, left: list[Call]) -> None:
         """Do what `asyncio.run` does at its end.
@@ -400,12 +402,12 @@ class BorrowedLoop:
         guard = self._guard
         return None if guard is None or not guard.cancelling() else _lost()
 
-    def check(self, service: Service, at_end: bool) -> None:
+    def check(self, ending: Ending, at_end: bool) -> None:
         loop = self.loop
         if loop is None:
             return
         if loop.is_closed() or (at_end and self._does_not_run(loop)):
-            self._lose(service)
+            self._lose(ending)
 
     def _does_not_run(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether *loop* has not run for a while; between two runs is no end."""
@@ -417,16 +419,16 @@ class BorrowedLoop:
             self._stopped_since = now
         return now - self._stopped_since >= _WATCH
 
-    def _lose(self, service: Service) -> None:
+    def _lose(self, ending: Ending) -> None:
         """The loop has gone, or is about to go."""
-        service.break_with(_lost())
-        self._end_service(service)
+        ending.break_with(_lost())
+        self._end_service(ending)
 
-    def _end_service(self, service: Service) -> None:
+    def _end_service(self, ending: Ending) -> None:
         if self._end.take():
             self._ending_thread = get_ident()
             try:
-                service.end_here()
+                ending.end_here()
             finally:
                 self._ending_thread = None
 
@@ -438,7 +440,7 @@ class BorrowedLoop:
                 "of this process, or an AsyncLoopExecutor() of its own"
             )
         if self.loop.is_closed():
-            self._lose(service)
+            self._lose(service.ending)
         while not self._started.passed and self._end.free:
             if self._begin.free:
                 # As for a loop of our own: a thread without the permission just ends.
@@ -459,8 +461,8 @@ class BorrowedLoop:
         self._started.happen()
         with contextlib.suppress(RuntimeError):  # closed just now, as is seen below
             loop.call_soon_threadsafe(self._begin_to_settle_in, service)
-        while self.loop is loop and not service.over.wait(_WATCH):
-            self.check(service, not service.usable)
+        while self.loop is loop and not service.ending.over.wait(_WATCH):
+            self.check(service.ending, not service.usable)
 
     def _begin_to_settle_in(self, service: Service) -> None:
         self.base = _caller()  # at once: the call that comes next may hold the loop
@@ -474,25 +476,25 @@ class BorrowedLoop:
         self._loop_thread = get_ident()
         self._released = loop.create_future()
         self._guard = asyncio.Task(
-            self._keep_guard(service, self._released), loop=loop, name="palitra"
+            self._keep_guard(service.ending, self._released), loop=loop, name="palitra"
         )
         _say_nothing_of(self._guard)
         service.inbox.hang_bell()
 
-    async def _keep_guard(self, service: Service, released: asyncio.Future[None]) -> None:
+    async def _keep_guard(self, ending: Ending, released: asyncio.Future[None]) -> None:
         self.base = _caller()  # where this executor was made on the loop
         try:
             await released
         except asyncio.CancelledError:
             if self._end.free:
                 # Who cancels all tasks waits for them: this is the time to leave the contexts.
-                service.done = True
-                service.break_with(_lost())
+                ending.done = True
+                ending.break_with(_lost())
                 try:
-                    service.fail_calls()
-                    await service.leave_all_contexts()
+                    ending.fail_calls()
+                    await ending.contexts.leave_all()
                 finally:
-                    self._end_service(service)
+                    self._end_service(ending)
             raise
 
     def end_unstarted(self) -> bool:
@@ -501,10 +503,10 @@ class BorrowedLoop:
         self._started.happen()
         return True
 
-    def finish(self, service: Service) -> None:
+    def finish(self, ending: Ending) -> None:
         if self._released is not None and not self._released.done():
             self._released.set_result(None)
-        self._end_service(service)
+        self._end_service(ending)
 
     def join(self, deadline: Deadline) -> bool:
         # The thread has nothing left to do, and may be the one that asks.

@@ -89,6 +89,10 @@ class Inbox:
         elif self._bell is None:
             self.wake()
 
+    def post(self, callback: Callable[[], object]) -> None:
+        """Run *callback*, which raises nothing, on the loop; lost where the loop has ended."""
+        self.put(Callback(callback))
+
     def ring(self) -> None:
         """Have the loop look at the items; where `put` was interrupted, say."""
         if self._permission:

@@ -20,7 +20,7 @@ from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, TextIO
 
 from palitra import _hooks
-from palitra._calls import BlockingCall, Call, Kind, Progress, clock
+from palitra._calls import BlockingCall, Call, Kind, Progress, chains, clock
 from palitra._futures import FutureCall
 from palitra._records import CallInfo
 from palitra._service import Service
@@ -95,7 +95,7 @@ def in_flight(service: Service, shown: int | None = None) -> list[Seen]:
             age = max(0.0, now - call.accepted)
             found.append(Seen(call, call.name, call.kind, progress, age, ident, NOWHERE))
     some = found[:shown]
-    for one, chain in zip(some, service.chains([one.call for one in some]), strict=True):
+    for one, chain in zip(some, chains([one.call for one in some], service.host), strict=True):
         one.chain = chain
     return found
 
@@ -142,13 +142,16 @@ def _about(service: Service, *, is_default: bool) -> Iterator[str]:
     seen = in_flight(service, _SHOWN)
     which = ", the default executor" if is_default else ""
     yield f"{service.name_prefix}{which}: {service.state.value}"
-    if service.cause is not None:
-        yield f"  because of {type(service.cause).__name__}"
-    if service.over.passed and not seen:
+    if service.ending.cause is not None:
+        yield f"  because of {type(service.ending.cause).__name__}"
+    if service.ending.over.passed and not seen:
         return
     yield from _about_loop(service)
     yield from _about_workers(service, seen)
-    contexts = [name_of(leave).removeprefix("the closing of ") for leave in list(service.contexts)]
+    contexts = [
+        name_of(leave).removeprefix("the closing of ")
+        for leave in list(service.ending.contexts.entered)
+    ]
     if contexts:
         yield f"  contexts entered: {', '.join(_cut_names(contexts))}"
     if not seen:

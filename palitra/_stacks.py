@@ -36,7 +36,7 @@ from types import (
     GetSetDescriptorType,
     MemberDescriptorType,
 )
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from palitra._waiting import locked, release, wait_for
 from palitra._words import current_frames, name_of
@@ -222,6 +222,31 @@ def ask(loop: asyncio.AbstractEventLoop | None, look: Callable[[], _T]) -> _T | 
 
 
 # -- a loop's thread ----------------------------------------------------------------------------
+
+
+class Looped(Protocol):
+    """What is to be known of a loop."""
+
+    loop: asyncio.AbstractEventLoop | None
+
+    @property
+    def ident(self) -> int | None:
+        """The thread that runs the loop; None where none does."""
+
+    @property
+    def base(self) -> CodeType | None:
+        """What runs the loop, where that is not written in Python."""
+
+
+def where_it_stands(host: Looped) -> str:
+    """Where the thread of *host*'s loop stands, for a text."""
+    if host.ident is None:
+        return "gone"
+    frames = Threads().frames(host.ident)
+    callback = in_callback(frames, host.base)
+    if not callback:
+        return f"idle, at {place_of(frames[-1])}" if frames else "busy"
+    return f"at {chain_of_frames(callback).innermost}"
 
 
 def in_callback(frames: list[FrameType], base: CodeType | None) -> list[FrameType]:

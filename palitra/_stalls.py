@@ -129,7 +129,7 @@ class StallWatch:
 
     def _watch(self) -> None:
         over = locked()
-        self._service.over.tell(partial(release, over))
+        self._service.ending.over.tell(partial(release, over))
         while True:
             pause = self._pause()
             before = clock()

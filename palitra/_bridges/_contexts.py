@@ -63,7 +63,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
         except BaseException as error:
             outcome = user_traceback(error)
         # A context whose task is cancelled by the end of the loop has not ended by itself.
-        at_the_end = outcome is exc and (self.service.loop_ends or not self.service.usable)
+        at_the_end = outcome is exc and (self.service.ending.loop_ends or not self.service.usable)
         if outcome is not None and not self.unattended and not at_the_end:
             self.ahead.append(Raised(outcome))
         self.over = True
@@ -105,7 +105,7 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
         if not owner.started:
             raise RuntimeError(f"{owner.name} has not been entered")
         if owner.service.on_loop():  # which cannot wait; a finalizer comes here, say
-            owner.service.post(functools.partial(owner.drop, exc_val))
+            owner.service.inbox.post(functools.partial(owner.drop, exc_val))
             return False
         if exc_val is not None:
             owner.body = exc_val  # where a shutdown has begun, it is about to leave the context
@@ -133,7 +133,7 @@ def enter_context(service: Service, source: object) -> Any:
         return Step(owner, owner.enter).wait("enter_context()", None)
     except BaseException:
         # Where Ctrl-C came when the context had just been entered, nobody knows of it.
-        service.post(owner.drop)
+        service.inbox.post(owner.drop)
         raise
 
 

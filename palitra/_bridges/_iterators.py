@@ -236,7 +236,7 @@ class SyncIterator(Face, Iterator[_T_co]):
         if not owner.started:
             owner.over = True
         elif owner.service.on_loop():
-            owner.service.post(owner.drop)
+            owner.service.inbox.post(owner.drop)
         else:
             self._last_step(owner.close, "close()")
             return owner.take_unseen()
@@ -391,7 +391,7 @@ class _PrefetchIterator(SyncIterator[_T_co]):
             return self._rest() if over else self._item(owner.take_item, "next()")
         if owner.paused and owner.has_room:
             owner.paused = False
-            owner.service.post(owner.resume)
+            owner.service.inbox.post(owner.resume)
         return self._given(item) if type(item) is Raised else item
 
 

@@ -155,7 +155,7 @@ class Owner:
         elif self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._exit = self._make_exit()
-            self.service.add_exit(self._exit)
+            self.service.ending.add_exit(self._exit)
             self._steps.append(step)
             self.work = work = self._work()
             try:
@@ -194,7 +194,8 @@ class Owner:
 
     async def _work(self) -> None:
         while not self.over:
-            if self._closing or self.service.loop_ends:  # at its end, asyncio cancels only once
+            # At its end, asyncio cancels only once.
+            if self._closing or self.service.ending.loop_ends:
                 await self._close_unasked()
             elif self._steps:
                 step = self._steps.popleft()
@@ -266,7 +267,7 @@ class Owner:
     def _finish(self) -> None:
         self.over = True
         if self._exit is not None:
-            self.service.contexts.pop(self._exit, None)
+            self.service.ending.contexts.entered.pop(self._exit, None)
             self._exit = None
         while self._steps:
             self._too_late(self._steps.popleft())
@@ -306,7 +307,7 @@ class Owner:
     def left_behind(self) -> None:
         """A step ignores its cancellation: the object is not waited for at the end either."""
         if self._exit is not None:
-            self.service.contexts.pop(self._exit, None)
+            self.service.ending.contexts.entered.pop(self._exit, None)
             self._exit = None
 
     def refused(self) -> None:
@@ -460,7 +461,7 @@ class Face:
     def __del__(self) -> None:
         owner = self.__dict__.get("_owner")
         if owner is not None and owner.started and (owner.ahead or not owner.over):
-            owner.service.post(owner.drop)
+            owner.service.inbox.post(owner.drop)
 
 
 async def build(source: Any, dunder: str, what: str) -> Any:

@@ -473,7 +473,7 @@ def test_a_context_is_left_with_the_exception_of_the_executors_body(
     outcomes: list[Any] = []
 
     async def leave_all() -> None:
-        exits = executor._service.contexts
+        exits = executor._service.ending.contexts.entered
         while exits:
             leave: Any = exits.popitem()[0]
             try:

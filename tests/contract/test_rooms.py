@@ -33,6 +33,7 @@ ORDER = [
     "palitra._report",
     "palitra._records",
     "palitra._service",
+    "palitra._ending",
     "palitra._hosts",
     "palitra._futures",
     "palitra._calls",
@@ -47,7 +48,7 @@ LINES_OF_CODE = 450
 METHODS = 28
 # Still to be split.
 LONG_FILES: set[str] = set()
-LARGE_CLASSES = {"palitra._service"}
+LARGE_CLASSES: set[str] = set()
 SAY_NOTHING = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
 
 BLANK = {

@@ -525,7 +525,7 @@ def test_an_executor_that_ends_leaves_the_tasks_of_the_application_alone(
     executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
     future = hang(executor)
     executor.shutdown(cancel_futures=True)
-    executor._service.cancel_everything()  # as the exit does after its limit
+    executor._service.ending.cancel_everything()  # as the exit does after its limit
     assert future.cancelled()
     assert asyncio.run_coroutine_threadsafe(answer(), application.loop).result(SOON) == 42
     assert not theirs.done()
@@ -554,7 +554,7 @@ def test_cancelling_the_clean_up_spares_the_tasks_of_the_application(
     application.loop.call_soon_threadsafe(
         application.loop.set_exception_handler, lambda loop, context: None
     )
-    executor._service.cancel_everything()  # as the exit does after its limit
+    executor._service.ending.cancel_everything()  # as the exit does after its limit
     executor.shutdown()
     assert leaving.ends == [asyncio.CancelledError]
     assert not theirs.done()

@@ -822,8 +822,8 @@ def test_broken_executor_is_what_an_abandoned_future_holds() -> None:
     gate = Gate()
     future = executor.submit(gate.pass_through)
     assert gate.reached.wait(SOON)
-    names = executor._service.abandon_at_exit()
+    names = executor._service.ending.abandon_at_exit()
     assert "Gate.pass_through" in names
     assert isinstance(future.exception(0), BrokenExecutor)
     gate.open()
-    executor._service.shut_down()
+    executor._service.ending.shut_down()

@@ -1,0 +1,319 @@
+"""Ending: how a service ends, and what ends with it.
+
+The order of the end, each step on the loop: no further call -> the calls are waited for -> services
+are cancelled, and have a second -> contexts are left, last in first out -> the host ends.
+
+Who begins the end, and who goes on with it
+
+    Whoever ends a service puts the state that refuses calls into `requested`, with `setdefault`:
+    the first to come decides which state that is. Then `wind_down` is posted, which goes on if
+    nothing is left that the end waits for, and does nothing otherwise. Whoever takes the last call
+    out of the register posts `wind_down` too, after it has looked at `requested`. So one of the two
+    goes on, and it does no harm if both do: `_task` is the end that is under way.
+
+    A loop that never started has nobody to go on: whoever has taken the host's permission to start
+    it ends the service in its own thread.
+
+What can hold up the end
+
+    A call or a context that ignores cancellation. Every wait for the end has a limit, or is a
+    user's own wish: `shutdown` without a limit. `abandon_at_exit` settles what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import enum
+import logging
+import weakref
+from collections.abc import Awaitable, Callable
+
+from palitra._calls import GRACE, Call, Calls, describe
+from palitra._hosts import Host, all_done
+from palitra._inbox import Inbox
+from palitra._waiting import Deadline, Moment
+from palitra._words import name_of
+from palitra._workers import WorkerThreads
+
+LOGGER = logging.getLogger("palitra")
+_NAMED = 10  # calls that a text names
+
+
+class State(enum.Enum):
+    NEW = "not started"
+    RUNNING = "running"
+    SHUTDOWN = "shut down"
+    EXITING = "ending with the interpreter"
+    BROKEN = "broken"
+
+
+class Contexts:
+    """What is to be left at the end, last in first out. On the loop only."""
+
+    def __init__(self) -> None:
+        self.entered: dict[Callable[..., Awaitable[object]], None] = {}
+        self.leaving: Callable[..., Awaitable[object]] | None = None  # that which is being left
+        self.body_error: BaseException | None = None  # of the `with` block that has ended
+
+    async def leave_all(self) -> None:
+        """Leave each; an error is reported, and the others are still left."""
+        loop = asyncio.get_running_loop()
+        error = self.body_error
+        while self.entered:
+            leave, _ = self.entered.popitem()
+            self.leaving = leave
+            try:
+                if await leave(error):
+                    error = None
+            except BaseException as exc:
+                loop.call_exception_handler(
+                    {"message": f"{name_of(leave)} failed at shutdown", "exception": exc}
+                )
+            finally:
+                self.leaving = None
+        self.body_error = error
+
+
+class Ending:
+    """The end of a service: who wants it, what it waits for, and who waits for it."""
+
+    def __init__(
+        self,
+        requested: dict[str, State],
+        calls: Calls,
+        inbox: Inbox,
+        workers: WorkerThreads,
+        host: Host,
+    ) -> None:
+        # The state that refuses calls, under one key, once there is one.
+        self.requested = requested
+        self._calls = calls
+        self._inbox = inbox
+        self._workers = workers
+        self._host = host
+        self.cause: BaseException | None = None  # of BROKEN
+        self.contexts = Contexts()
+        self.done = False  # the loop has nothing left to do but the host's clean-up
+        self.ended = False  # and that is done
+        self.over = Moment()  # the last thing that is said
+        self.contexts_left = Moment()  # once all were left, though calls may follow
+        self.given_up: list[Call] = []  # at exit, while they went on
+        # The tasks that are ours, where the others are the application's.
+        self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
+        self._task: asyncio.Task[None] | None = None  # which leaves the contexts, or ends the loop
+
+    # -- why ----------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State | None:
+        """Which end it is; None: none yet."""
+        return self.requested.get("state")
+
+    def refusal(self) -> Exception:
+        """Why no call is accepted."""
+        if self.state is State.BROKEN:
+            return self.failure()
+        what = "interpreter shutdown" if self.state is State.EXITING else "shutdown"
+        return RuntimeError(f"cannot schedule new futures after {what}")
+
+    def failure(self) -> concurrent.futures.BrokenExecutor:
+        """What the calls get that a failure has ended."""
+        if self.cause is None:
+            return concurrent.futures.BrokenExecutor("the event loop has ended")
+        error = concurrent.futures.BrokenExecutor(f"the event loop failed: {self.cause!r}")
+        error.__cause__ = self.cause
+        return error
+
+    @property
+    def loop_ends(self) -> bool:
+        """Whether the loop has nothing left to do but its clean-up, and cancels what there is."""
+        return self.done or self._host.failure() is not None
+
+    def host_failure(self) -> BaseException | None:
+        """Why a call is cancelled that nobody has cancelled: its loop ends."""
+        cause = self._host.failure()
+        if cause is None:
+            return None
+        self.break_with(cause)
+        return self.failure()
+
+    # -- beginning the end, in any thread -----------------------------------------------------
+
+    def shut_down(self) -> None:
+        """Accept no more calls; the service ends when those it has are finished."""
+        self._begin(State.SHUTDOWN)
+
+    def begin_exit(self) -> None:
+        """As `shut_down`, because the interpreter ends."""
+        self._begin(State.EXITING)
+
+    def _begin(self, state: State) -> None:
+        self.requested.setdefault("state", state)
+        if self._host.end_unstarted():
+            self.done = self.ended = True
+            self.contexts_left.happen()
+            self.over.happen()
+        else:
+            self._inbox.post(self.wind_down)
+
+    def break_with(self, cause: BaseException) -> None:
+        """Refuse all further calls because of *cause*, and fail those there are."""
+        if self.cause is None:
+            self.cause = cause
+        if self.requested.setdefault("state", State.BROKEN) is State.BROKEN:
+            self._inbox.post(self.fail_calls)
+            self._inbox.post(self.wind_down)
+
+    def cancel_calls(self) -> None:
+        """Cancel every call that can be cancelled, and is not yet."""
+        # The last first: none shall start in the place of one that is cancelled before it.
+        for call in reversed(self._calls.snapshot()):
+            call.cancel_once()
+
+    def cancel_everything(self) -> None:
+        """Cancel what the end of the loop waits for: its calls, then the clean-up itself."""
+        if self._calls.waited:
+            self.cancel_calls()
+        else:
+            self._inbox.post(self._cancel_tasks)
+
+    def _cancel_tasks(self) -> None:
+        for task in list(self.tasks) if self._host.is_borrowed else asyncio.all_tasks():
+            if task is not self._task:  # it waits for their clean-up, and ends the loop
+                task.cancel()
+
+    # -- going on, on the loop ----------------------------------------------------------------
+
+    def add_exit(self, leave: Callable[..., Awaitable[object]]) -> None:
+        """On the loop: await *leave* before the loop ends, before those that were added earlier."""
+        if self.done:
+            raise self.refusal()
+        self.contexts.entered[leave] = None
+
+    def wind_down(self) -> None:
+        """On the loop: once no call is left, leave the entered contexts and stop."""
+        waiting = self._calls.waited
+        if self.requested and waiting and not self.done:
+            self.staff()
+        if self.requested and not (waiting or self.loop_ends or self._task is not None):
+            # Whatever task factory there is.
+            self._task = asyncio.Task(self._finish(), loop=asyncio.get_running_loop())
+            self._task.add_done_callback(self._finished)
+
+    def staff(self) -> None:
+        """See to it that jobs have a thread: Ctrl-C may have come before there was one."""
+        if not self._workers.jobs.empty():
+            with contextlib.suppress(RuntimeError):
+                self._workers.grow(self.break_with)
+
+    async def _finish(self) -> None:
+        await self._end_services()
+        await self.contexts.leave_all()
+        self.done = True
+        self.contexts_left.happen()
+        self._host.finish(self)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        """On the loop: begin again where user code has ended the task, cancelling all there are."""
+        self._task = None
+        if not self.loop_ends:
+            if not task.cancelled():
+                task.exception()  # which has gone to the loop as well
+            self.wind_down()
+
+    async def _end_services(self) -> None:
+        services = list(self._calls.services)
+        if not services:
+            return
+        for call in reversed(services):
+            call.cancel_on_loop()
+        tasks = [call.task for call in services if call.task is not None]
+        if tasks:
+            await all_done(asyncio.get_running_loop(), tasks, GRACE)
+        left = list(self._calls.services)
+        for call, description in zip(left, describe(left, self._host), strict=True):
+            LOGGER.warning("left behind at the end: %s", description)
+            self._calls.leave_behind(call)
+
+    def leave_contexts(self) -> None:
+        """In any thread: have the contexts left that are entered now, though calls may follow."""
+        if self._host.end_unstarted():
+            self.contexts_left.happen()
+            return
+        self._inbox.post(self._leave_contexts_early)
+
+    def _leave_contexts_early(self) -> None:
+        if self._task is None and not self.done:
+            self._task = asyncio.Task(self.contexts.leave_all(), loop=asyncio.get_running_loop())
+            self._task.add_done_callback(self._left_early)
+
+    def _left_early(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and task.exception() is None and not self.contexts.entered:
+            self.contexts_left.happen()
+        else:
+            self._leave_contexts_early()
+        self.wind_down()
+
+    def fail_calls(self, *, leave: bool = False) -> None:
+        """Settle what can only be settled so: the loop has failed or ended; *leave*: see `fail`."""
+        for call in self._calls.snapshot():
+            try:
+                call.fail(self.failure(), leave=leave)
+            except BaseException:  # the other calls are to be settled, whatever this user wants
+                LOGGER.critical("exception in a done-callback", exc_info=True)
+
+    def end_here(self) -> None:
+        """By the host, in the thread of the loop, which has ended: settle, and say so."""
+        self.done = True
+        self._workers.stop()
+        self.ended = True
+        self.fail_calls()
+        self._inbox.close()
+        self.contexts_left.happen()
+        self.over.happen()
+
+    # -- waiting for the end, in any thread but the loop's ------------------------------------
+
+    def wait(self, deadline: Deadline) -> bool:
+        """Wait for the end of the loop and of all threads; False at the limit."""
+
+        def is_over(seconds: float) -> bool:
+            self._host.check(self, at_end=True)
+            return self.over.wait(seconds)
+
+        return deadline.wait(is_over) and self._host.join(deadline) and self._workers.join(deadline)
+
+    def wait_for_calls(self, seconds: float) -> bool:
+        """Wait for the calls that were in flight when this was first called; False if too long."""
+        self._host.check(self, at_end=True)
+        self._inbox.ring()  # Ctrl-C may have kept somebody from it
+        return self.over.passed or self._calls.wait_for_these(seconds)
+
+    def waited_for(self) -> str:
+        """What the end waits for, by name, for a text."""
+        calls = list(self._calls.waited)
+        if not calls and self.requested:
+            calls = list(self._calls.services)
+        names = describe(calls[:_NAMED], self._host)
+        if len(calls) > _NAMED:
+            names.append(f"{len(calls) - _NAMED} more")
+        leaving = self.contexts.leaving
+        if leaving is not None:
+            names.append(name_of(leaving))
+        if not names:
+            names = [*self._workers.names(), *self._host.thread_names()]
+        return ", ".join(names) or "clean-up"
+
+    def abandon_at_exit(self) -> str:
+        """End the waiting at exit: fail what is left, and say what that is; empty if nothing."""
+        names = "" if self.over.passed else self.waited_for()
+        self.requested.setdefault("state", State.EXITING)
+        self.given_up = self._calls.snapshot()
+        self.fail_calls(leave=True)
+        self._workers.leave_behind()
+        self._host.leave_behind()
+        self.over.happen()
+        return names
