@@ -1,5 +1,6 @@
 """The files around the code agree with each other: workflows, hooks, the source archive."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -133,9 +134,44 @@ def test_the_contributors_commands_name_tests_and_environments_that_exist() -> N
     assert environments <= {*PROJECT["tool"]["tox"]["env_list"]}
 
 
-def test_the_contributors_page_names_rooms_that_exist() -> None:
-    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
-    rooms = re.findall(r"^\| `(\w+(?:\.py|/))` \|", page, flags=re.MULTILINE)
+def modules_of_the_package() -> set[str]:
+    """Each by its name inside of palitra; an `__init__` counts as its package."""
+    folder = ROOT / "palitra"
+    names = {
+        ".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.py")
+    }
+    return {name.removesuffix(".__init__") for name in names}
 
-    assert len(rooms) >= 8
-    assert [room for room in rooms if not (ROOT / "palitra" / room).exists()] == []
+
+def order_of_imports() -> list[str]:
+    """The modules as `tests/contract/test_rooms.py` has them."""
+    tree = ast.parse((ROOT / "tests" / "contract" / "test_rooms.py").read_text(encoding="utf-8"))
+    [order] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ORDER"
+    ]
+    return [name.removeprefix("palitra.") for name in order]
+
+
+def first_cells(page: str, after: str) -> list[str]:
+    """The code in the first cell of each line of the table that comes next *after* a heading."""
+    text = (ROOT / page).read_text(encoding="utf-8").partition(after)[2]
+    [table, *_] = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    return re.findall(r"^\| `([\w./]+)` \|", table, flags=re.MULTILINE)
+
+
+def test_the_contributors_page_names_each_room() -> None:
+    named = first_cells("docs/contributing.md", "## The rooms of the house")
+    rooms = [name.removesuffix(".py").replace("/", ".") for name in named]
+
+    assert {*rooms} == modules_of_the_package() - {"_bridges"}
+    assert rooms[1:] == [name for name in order_of_imports() if name in rooms[1:]]
+
+
+def test_the_page_on_how_it_works_names_each_room() -> None:
+    rooms = first_cells("docs/explanation/how-it-works.md", "## The rooms")
+    outer = {name.partition(".")[0] for name in modules_of_the_package()}
+
+    assert {*rooms} == outer - {"__init__"}
+    assert rooms == [name for name in order_of_imports() if name in rooms]
