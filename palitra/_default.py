@@ -280,7 +280,7 @@ def get_loop() -> asyncio.AbstractEventLoop:
     """Return the running event loop of the default executor; start the loop if need be.
 
     Returns:
-        The loop. Do not stop or close it: `shutdown` does.
+        The loop, which nobody but `shutdown` may stop or close.
 
     Raises:
         RuntimeError: The executor takes no more calls.

@@ -704,7 +704,7 @@ class AsyncLoopExecutor(Executor):
         a loop).
 
         Returns:
-            The loop. Do not stop or close it: `shutdown` does.
+            The loop, which nobody but `shutdown` may stop or close.
 
         Raises:
             RuntimeError: The executor is shut down.
