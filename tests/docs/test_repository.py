@@ -70,6 +70,19 @@ def test_no_expression_is_pasted_into_a_command() -> None:
     assert [command for command in commands if "${{" in command] == []
 
 
+def test_the_readme_is_short_and_begins_with_what_people_come_for() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first_screen = text.partition("\n## ")[0]
+
+    assert len(text.splitlines()) < 150
+    assert re.findall(r"^\*\*(.+?)\.?\*\*", first_screen, flags=re.MULTILINE) == [
+        "One loop that outlives the call",
+        "Streams that stop when dropped",
+        "An executor",
+        "Nothing to clean up",
+    ]
+
+
 def test_the_workflow_does_what_the_script_does() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
