@@ -141,10 +141,12 @@ def test_the_contributors_commands_name_tests_and_environments_that_exist() -> N
     chosen = re.findall(r"^\$ .*?(tests/[\w/]+\.py)(?: -k (\w+))?$", page, flags=re.MULTILINE)
     environments = set(re.findall(r"tox run -e ([\w.-]+)", page))
 
-    assert len(chosen) >= 3
+    assert len(chosen) >= 4
     for path, word in chosen:
         assert re.search(rf"def test_\w*{word}", (ROOT / path).read_text(encoding="utf-8"))
     assert environments <= {*PROJECT["tool"]["tox"]["env_list"]}
+    [words, path] = re.findall(r"change the words `(.+?)` in `(.+?)`", page)[0]
+    assert words in (ROOT / path).read_text(encoding="utf-8")
 
 
 def modules_of_the_package() -> set[str]:
