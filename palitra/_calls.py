@@ -33,7 +33,7 @@ from collections.abc import Coroutine, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from palitra._stacks import (
+from ._stacks import (
     NOWHERE,
     Chain,
     Looped,
@@ -44,11 +44,11 @@ from palitra._stacks import (
     of_job,
     where_it_stands,
 )
-from palitra._waiting import Moment, locked, release, wait_for
-from palitra._words import close_if_coroutine, in_words, name_of, user_traceback
+from ._waiting import Moment, locked, release, wait_for
+from ._words import close_if_coroutine, in_words, name_of, user_traceback
 
 if TYPE_CHECKING:
-    from palitra._service import Service
+    from ._service import Service
 
 _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]

@@ -10,9 +10,9 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ParamSpec, TextIO, TypeVar
 
-from palitra import _report
-from palitra._bridges import _contexts, _functions
-from palitra._executor import AsyncLoopExecutor
+from . import _report
+from ._bridges import _contexts, _functions
+from ._executor import AsyncLoopExecutor
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

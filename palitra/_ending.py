@@ -30,12 +30,12 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable
 
-from palitra._calls import GRACE, Call, Calls, describe
-from palitra._hosts import Host, all_done
-from palitra._inbox import Inbox
-from palitra._waiting import Deadline, Moment
-from palitra._words import name_of
-from palitra._workers import WorkerThreads
+from ._calls import GRACE, Call, Calls, describe
+from ._hosts import Host, all_done
+from ._inbox import Inbox
+from ._waiting import Deadline, Moment
+from ._words import name_of
+from ._workers import WorkerThreads
 
 LOGGER = logging.getLogger("palitra")
 _NAMED = 10  # calls that a text names

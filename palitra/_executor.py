@@ -19,19 +19,19 @@ from inspect import CO_COROUTINE
 from types import CoroutineType, FunctionType, TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar
 
-from palitra import _report
-from palitra._bridges import _contexts, _functions, _iterators
-from palitra._calls import DeadlockError, RunCall, clock
-from palitra._ending import State
-from palitra._futures import FutureCall, withdraw
-from palitra._gather import Gathering
-from palitra._hosts import BorrowedLoop, Host, OwnLoop
-from palitra._records import CallInfo
-from palitra._service import Service
-from palitra._stalls import StallWatch, stall_limit
-from palitra._waiting import Deadline, limit, waits_for
-from palitra._words import close_if_coroutine, hint, name_of, user_traceback
-from palitra._workers import default_number_of_threads
+from . import _report
+from ._bridges import _contexts, _functions, _iterators
+from ._calls import DeadlockError, RunCall, clock
+from ._ending import State
+from ._futures import FutureCall, withdraw
+from ._gather import Gathering
+from ._hosts import BorrowedLoop, Host, OwnLoop
+from ._records import CallInfo
+from ._service import Service
+from ._stalls import StallWatch, stall_limit
+from ._waiting import Deadline, limit, waits_for
+from ._words import close_if_coroutine, hint, name_of, user_traceback
+from ._workers import default_number_of_threads
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

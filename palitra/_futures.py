@@ -21,8 +21,8 @@ from threading import RLock
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from palitra import _hooks
-from palitra._calls import (
+from . import _hooks
+from ._calls import (
     _EMPTY,
     _FINAL,
     CANCELLED_AND_NOTIFIED,
@@ -31,12 +31,12 @@ from palitra._calls import (
     Call,
     clock,
 )
-from palitra._stacks import gil_is_enabled
-from palitra._waiting import locked, release, wait_for
-from palitra._words import current_frames, user_traceback
+from ._stacks import gil_is_enabled
+from ._waiting import locked, release, wait_for
+from ._words import current_frames, user_traceback
 
 if TYPE_CHECKING:
-    from palitra._service import Service
+    from ._service import Service
 
 _T = TypeVar("_T")
 

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
-from palitra._service import Service
-from palitra._stacks import tasks_of
-from palitra._words import close_if_coroutine, hint, user_traceback
+from ._service import Service
+from ._stacks import tasks_of
+from ._words import close_if_coroutine, hint, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
 

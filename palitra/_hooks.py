@@ -27,7 +27,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from palitra._waiting import Deadline, Moment, Permission
+from ._waiting import Deadline, Moment, Permission
 
 _T = TypeVar("_T")
 

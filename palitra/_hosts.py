@@ -23,11 +23,11 @@ from collections.abc import Callable, Collection
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from palitra import _hooks
-from palitra._calls import GRACE, Call, DeadlockError, clock
-from palitra._waiting import Deadline, Moment, Permission
-from palitra._words import user_traceback
-from palitra._workers import (
+from . import _hooks
+from ._calls import GRACE, Call, DeadlockError, clock
+from ._waiting import Deadline, Moment, Permission
+from ._words import user_traceback
+from ._workers import (
     AsyncioThreads,
     join_ended,
     make_thread,
@@ -36,8 +36,8 @@ from palitra._workers import (
 )
 
 if TYPE_CHECKING:
-    from palitra._ending import Ending
-    from palitra._service import Service
+    from ._ending import Ending
+    from ._service import Service
 
 LOGGER = logging.getLogger("palitra")
 _current = threading.local()  # `service`, on the thread of a loop of our own
@@ -492,10 +492,19 @@ class BorrowedLoop:
                 ending.break_with(_lost())
                 try:
                     ending.fail_calls()
+                    await self._cancel_late_tasks(ending)
                     await ending.contexts.leave_all()
                 finally:
                     self._end_service(ending)
             raise
+
+    async def _cancel_late_tasks(self, ending: Ending) -> None:
+        """Cancel what began when all tasks were already cancelled: nobody else would end these."""
+        late = [task for task in ending.tasks if not (task.done() or task.cancelling())]
+        for task in late:
+            task.cancel()
+        if late:
+            await all_done(asyncio.get_running_loop(), late, GRACE)
 
     def end_unstarted(self) -> bool:
         if not self._begin.take():

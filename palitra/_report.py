@@ -19,12 +19,12 @@ from pathlib import Path
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, TextIO
 
-from palitra import _hooks
-from palitra._calls import BlockingCall, Call, Kind, Progress, chains, clock
-from palitra._futures import FutureCall
-from palitra._records import CallInfo
-from palitra._service import Service
-from palitra._stacks import (
+from . import _hooks
+from ._calls import BlockingCall, Call, Kind, Progress, chains, clock
+from ._futures import FutureCall
+from ._records import CallInfo
+from ._service import Service
+from ._stacks import (
     NOWHERE,
     Chain,
     Place,
@@ -35,7 +35,7 @@ from palitra._stacks import (
     runs,
     variable,
 )
-from palitra._words import name_of
+from ._words import name_of
 
 if TYPE_CHECKING:
     from types import FrameType

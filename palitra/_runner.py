@@ -10,12 +10,12 @@ from concurrent.futures import Future
 from types import MethodType, TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from palitra import _default
-from palitra._calls import DeadlockError
-from palitra._executor import AsyncLoopExecutor
-from palitra._gather import Gathering
-from palitra._hosts import current_service
-from palitra._words import close_if_coroutine
+from . import _default
+from ._calls import DeadlockError
+from ._executor import AsyncLoopExecutor
+from ._gather import Gathering
+from ._hosts import current_service
+from ._words import close_if_coroutine
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -47,15 +47,15 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from palitra import _hooks
-from palitra._calls import Call, Calls, CallTimeoutError, DeadlockError
-from palitra._ending import Ending, State
-from palitra._futures import Slots
-from palitra._hosts import Host
-from palitra._inbox import Inbox
-from palitra._waiting import Deadline
-from palitra._words import name_of
-from palitra._workers import Job, WorkerThreads
+from . import _hooks
+from ._calls import Call, Calls, CallTimeoutError, DeadlockError
+from ._ending import Ending, State
+from ._futures import Slots
+from ._hosts import Host
+from ._inbox import Inbox
+from ._waiting import Deadline
+from ._words import name_of
+from ._workers import Job, WorkerThreads
 
 _PAUSE = 0.01  # seconds before trying again to change a future that another thread looks at
 

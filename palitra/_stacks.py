@@ -39,8 +39,8 @@ from types import (
 )
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from palitra._waiting import locked, release, wait_for
-from palitra._words import current_frames, name_of
+from ._waiting import locked, release, wait_for
+from ._words import current_frames, name_of
 
 _T = TypeVar("_T")
 

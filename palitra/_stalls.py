@@ -26,9 +26,9 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from palitra._calls import clock
-from palitra._report import about_chain, holder, in_seconds
-from palitra._stacks import (
+from ._calls import clock
+from ._report import about_chain, holder, in_seconds
+from ._stacks import (
     Threads,
     chain_of_frames,
     gil_is_enabled,
@@ -36,12 +36,12 @@ from palitra._stacks import (
     is_of_library,
     name_of_callback,
 )
-from palitra._waiting import Deadline, Moment, Permission, limit, locked, release
-from palitra._workers import make_thread
+from ._waiting import Deadline, Moment, Permission, limit, locked, release
+from ._workers import make_thread
 
 if TYPE_CHECKING:
-    from palitra._calls import Call
-    from palitra._service import Service
+    from ._calls import Call
+    from ._service import Service
 
 LOGGER = logging.getLogger("palitra")
 _LOOKS = 8  # within the limit

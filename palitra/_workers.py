@@ -27,8 +27,8 @@ from concurrent.futures.thread import ThreadPoolExecutor
 from types import BuiltinFunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from palitra._waiting import Deadline, Moment, Permission
-from palitra._words import current_frames, place
+from ._waiting import Deadline, Moment, Permission
+from ._words import current_frames, place
 
 try:
     # gevent replaces those of `queue` even where it leaves threads alone.

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
-from palitra._bridges._owner import Face, Owner, Raised, Step, build, show_both
-from palitra._calls import DeadlockError, Kind
-from palitra._service import Service
-from palitra._words import close_if_coroutine, name_of, traceback_of, user_traceback
+from .._calls import DeadlockError, Kind
+from .._service import Service
+from .._words import close_if_coroutine, name_of, traceback_of, user_traceback
+from ._owner import Face, Owner, Raised, Step, build, show_both
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)

@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from types import FrameType, FunctionType, MethodType
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
-from palitra._words import close_if_coroutine, name_of
+from .._words import close_if_coroutine, name_of
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -10,7 +10,9 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from palitra._bridges._owner import (
+from .._service import Service
+from .._words import close_if_coroutine, name_of, user_traceback
+from ._owner import (
     Face,
     Owner,
     Raised,
@@ -19,8 +21,6 @@ from palitra._bridges._owner import (
     cancellation_requests,
     show_both,
 )
-from palitra._service import Service
-from palitra._words import close_if_coroutine, name_of, user_traceback
 
 _T_co = TypeVar("_T_co", covariant=True)
 _SendT_contra = TypeVar("_SendT_contra", contravariant=True)

@@ -28,9 +28,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
-from palitra._calls import FINISHED, RUNNING, BlockingCall, Kind
-from palitra._service import Service
-from palitra._words import name_of, traceback_of, user_traceback
+from .._calls import FINISHED, RUNNING, BlockingCall, Kind
+from .._service import Service
+from .._words import name_of, traceback_of, user_traceback
 
 _T = TypeVar("_T")
 

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import importlib
 import importlib.util
+import sys
 import threading
 import time
 import weakref
@@ -401,6 +402,41 @@ def test_every_call_of_many_threads_is_settled_when_the_loop_ends(
     assert not pending
     assert {type(future.exception()) for future in done} <= {type(None), BrokenExecutor}
     executor.shutdown()
+
+
+def test_calls_that_start_while_the_loop_ends_are_cancelled_too(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    begun: list[asyncio.Event] = []
+    ends: list[type[BaseException]] = []
+
+    async def hang_and_tell(gate: asyncio.Event) -> None:
+        begun.append(gate)
+        gate.set()
+        try:
+            await asyncio.Event().wait()
+        except BaseException as exc:
+            ends.append(type(exc))
+            raise
+
+    async def main() -> list[Any]:
+        executor = palitra.AsyncLoopExecutor.from_loop()
+        await asyncio.wrap_future(executor.submit(answer))  # from here on, one wake-up for many
+        gate = asyncio.Event()
+        # More than the loop starts in a few turns: some are started only when all tasks that there
+        # are by then have been cancelled.
+        futures = [executor.submit(hang_and_tell, gate) for _ in range(1000)]
+        await gate.wait()
+        return futures
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        futures = runner.run(main())
+        before = len(begun)
+    if sys.version_info >= (3, 12):  # a task that is cancelled before its first step never begins
+        assert before < len(begun)
+    assert ends == [asyncio.CancelledError] * len(begun)
+    assert wait(futures, timeout=SOON).not_done == set()
+    assert {type(future.exception()) for future in futures} == {BrokenExecutor}
 
 
 def test_a_cancellation_of_the_users_stays_one_at_the_end_of_the_loop(

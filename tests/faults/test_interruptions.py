@@ -22,9 +22,14 @@ import _thread, concurrent.futures, contextlib, functools
 
 # What is left of a call that was kept from being made.
 warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
-sys.unraisablehook = lambda ignored, show=sys.__unraisablehook__, quiet=KeyboardInterrupt: (
-    ignored.exc_type is quiet or show(ignored)
-)
+
+
+def quiet_about_interruptions(ignored, show=sys.__unraisablehook__, quiet=KeyboardInterrupt):
+    if ignored.exc_type is not quiet:
+        show(ignored)
+
+
+sys.unraisablehook = quiet_about_interruptions
 TRACED = (
     *(os.path.dirname(module.__file__) for module in (palitra, asyncio, concurrent.futures)),
     threading.__file__,
@@ -52,7 +57,8 @@ class Interruptions:
         self.place = "no place"
         self.watching = False
         methods = Interruptions.call, Interruptions.step, Interruptions.handle, Interruptions.during
-        self.own = {method.__code__ for method in methods}
+        # An interruption of the hook itself would be shown by the interpreter.
+        self.own = {function.__code__ for function in (*methods, quiet_about_interruptions)}
 
     def call(self, frame, event, arg):
         if not self.watching or not frame.f_code.co_filename.startswith(TRACED):
