@@ -32,7 +32,7 @@ from ._calls import (
     clock,
 )
 from ._stacks import gil_is_enabled
-from ._waiting import locked, release, wait_for
+from ._waiting import locked, release
 from ._words import current_frames, user_traceback
 
 if TYPE_CHECKING:
@@ -219,7 +219,11 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         sleepers = self.__dict__.setdefault("_sleepers", [])
         sleepers.append(lock)
         try:
-            return self._state in _FINAL or wait_for(lock, timeout) or self._state in _FINAL
+            return (
+                self._state in _FINAL
+                or service.calls.looks.wait_for(lock, timeout)
+                or self._state in _FINAL
+            )
         finally:
             try:
                 sleepers.remove(lock)
