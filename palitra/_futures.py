@@ -42,6 +42,7 @@ _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("concurrent.futures")
 _STANDARD = concurrent.futures.wait.__code__.co_filename  # where locks of many futures are held
+_NO_AWAITABLES = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, set))
 _UNKNOWN = 5  # attempts where it is not known who holds it
 _BRIEFLY = 0.05  # seconds
 _PATIENCE = 100  # attempts at a future's lock that another thread holds, `Service.later` between
@@ -453,7 +454,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         state = None
         try:
             result = self._context.run(self._target, *(self._args or ()), **(self._kwargs or {}))
-            awaitable = inspect.isawaitable(result)  # asks the result, which may raise
+            # Asks the result, which may raise; the usual ones are known.
+            awaitable = type(result) not in _NO_AWAITABLES and inspect.isawaitable(result)
         except BaseException as exc:
             if self._take_open():
                 self._exception = user_traceback(exc)
