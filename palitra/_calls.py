@@ -237,7 +237,10 @@ class Call:
         state = None
         try:
             if self._args is not None:
-                awaitable = self._target(*self._args, **(self._kwargs or {}))
+                if self._kwargs is None:
+                    awaitable = self._target(*self._args)
+                else:
+                    awaitable = self._target(*self._args, **self._kwargs)
                 self._target, self._args, self._kwargs = awaitable, None, None
                 del awaitable
             result = await self._target

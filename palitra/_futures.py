@@ -25,6 +25,7 @@ from . import _hooks
 from ._calls import (
     _EMPTY,
     _FINAL,
+    _REAL_CLOCK,
     CANCELLED_AND_NOTIFIED,
     FINISHED,
     RUNNING,
@@ -159,7 +160,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._context = contextvars.copy_context()
         self._claim = self._open = True
         self._lock = RLock()
-        self.accepted = clock()
+        self.accepted = _REAL_CLOCK[0]()
 
     @property
     def _condition(self) -> Any:  # type: ignore[override]  # nobody sets it
@@ -255,14 +256,25 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._over = True
         if state != FINISHED:
             self._exception = None
-        if not self._change(state, patience):
+        lock = self._lock
+        if lock.acquire(False):
+            # As in `_change`, for the many that nobody looks at: whoever begins to watch does so
+            # while the lock is held.
+            if self.watched:
+                self._untold = deque(self._waiters)
+            self._state = state
+            lock.release()
+        elif not self._change(state, patience):
             self._decided = state
             self._service.later(functools.partial(self._settle, state, patience - 1))
-        elif self._sleepers or self._untold or self._callbacks:
+            return
+        if self._sleepers or self._untold or self._callbacks:
             self._tell_and_leave()
-        else:
-            self._told = True
-            self._leave()
+            return
+        self._told = True
+        self._service.finished(self)
+        if self._in_slot:
+            self._leave_slot()
 
     def _change(self, state: str, patience: int) -> bool:
         """Change the state to *state*; False where another thread keeps it from changing."""
@@ -418,7 +430,11 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             return
         slots = self._service.slots
         try:
-            if slots is None or self.kind == "service" or slots.enter(self._start_in_slot):
+            if slots is None:
+                # As in `_start_in_slot`, for the many that no slot holds up.
+                if (self._state == RUNNING and self._target is not None) or self._take_claim():
+                    self._start_task()
+            elif self.kind == "service" or slots.enter(self._start_in_slot):
                 self._start_in_slot()
         finally:
             del self  # see `_drive`
