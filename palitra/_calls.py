@@ -44,7 +44,7 @@ from ._stacks import (
     of_job,
     where_it_stands,
 )
-from ._waiting import Moment, locked, release, wait_for
+from ._waiting import Looks, Moment, locked, release, wait_for
 from ._words import close_if_coroutine, in_words, name_of, user_traceback
 
 if TYPE_CHECKING:
@@ -237,7 +237,10 @@ class Call:
         state = None
         try:
             if self._args is not None:
-                awaitable = self._target(*self._args, **(self._kwargs or {}))
+                if self._kwargs is None:
+                    awaitable = self._target(*self._args)
+                else:
+                    awaitable = self._target(*self._args, **self._kwargs)
                 self._target, self._args, self._kwargs = awaitable, None, None
                 del awaitable
             result = await self._target
@@ -411,7 +414,7 @@ class BlockingCall(Call, Generic[_T]):
             if timeout is not None:
                 name = self.name
             service.accept(self)
-            if not wait_for(self._done, timeout):
+            if not service.calls.looks.wait_for(self._done, timeout):
                 passed = f"{name} timed out after {timeout:g} s{self.unfinished()}"
                 self.cancel_once()
                 if not wait_for(self._done, GRACE):
@@ -557,6 +560,7 @@ class Calls:
         self.services: dict[Call, None] = {}  # those that it cancels instead
         self.left: dict[Call, None] = {}  # those that nobody waits for any more
         self.watched: _Watch | None = None
+        self.looks = Looks()  # how its callers wait
 
     def __contains__(self, call: Call) -> bool:
         return call in self.waited or call in self.services or call in self.left

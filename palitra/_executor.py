@@ -31,7 +31,7 @@ from ._service import Service
 from ._stalls import StallWatch, stall_limit
 from ._waiting import Deadline, limit, waits_for
 from ._words import close_if_coroutine, hint, name_of, user_traceback
-from ._workers import default_number_of_threads
+from ._workers import default_number_of_threads, is_plain
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -1034,6 +1034,8 @@ class _Results(Iterator[Any]):
 
 def _kind(fn: object, takes: str = "submit() takes a callable or a coroutine") -> _Kind:
     """Tell what `submit` is to do with *fn*; raise TypeError if nothing can be done."""
+    if is_plain(fn):
+        return _Kind.THREAD
     if _is_coroutine(fn):
         return _Kind.AWAIT
     called = fn

@@ -17,6 +17,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
+import inspect
 import logging
 import os
 import sys
@@ -24,7 +25,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import ThreadPoolExecutor
-from types import BuiltinFunctionType
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from ._waiting import Deadline, Moment, Permission
@@ -110,6 +112,18 @@ def run_initializer(initialize: Callable[[], object]) -> None:
         raise
 
 
+def is_plain(fn: object) -> bool:
+    """Whether *fn* is known at once for a plain callable. `inspect` takes as long as the call."""
+    if type(fn) is MethodType:
+        fn = fn.__func__
+    if type(fn) is FunctionType:
+        # Not one that `inspect.markcoroutinefunction` has marked.
+        return not (fn.__code__.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR) or fn.__dict__)
+    if type(fn) is type:
+        return not inspect.iscoroutinefunction(fn)
+    return type(fn) is BuiltinFunctionType
+
+
 class Job(Protocol):
     """What a worker thread does."""
 
@@ -149,9 +163,15 @@ class WorkerThreads:
 
     def grow(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
         """Have a thread for a job that was put into the queue; where `submit` was interrupted."""
-        try:
-            self._idle.pop()
-        except IndexError:
+        # Looked at first: in a burst both are empty, and an exception costs more than a look.
+        if self._idle:
+            try:
+                self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                return
+        if self._unstarted:
             self.start_thread(on_failure)
 
     def start_thread(self, on_failure: Callable[[BaseException], None] | None = None) -> None:

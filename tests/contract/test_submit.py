@@ -113,8 +113,15 @@ def test_a_marked_coroutine_function_is_called_on_the_loop(
 
     mark: Any = inspect.markcoroutinefunction  # type: ignore[attr-defined,unused-ignore]
 
+    class Marked:
+        def method(self) -> Coroutine[Any, Any, int]:
+            return marked()
+
+        mark(method)
+
+    assert executor.submit(Marked().method).result() == loop_thread
     assert executor.submit(mark(marked)).result() == loop_thread
-    assert called_in == [loop_thread]
+    assert called_in == [loop_thread] * 2
 
 
 def test_a_method_of_a_callable_object_is_called_with_its_arguments(
