@@ -131,6 +131,15 @@ def interrupt():
 """
 
 
+pytestmark = pytest.mark.timeout(170)
+
+
+@pytest.fixture
+def limit() -> float:
+    """Some of these programs do their work some hundred times, each instruction traced."""
+    return 150.0
+
+
 @pytest.fixture
 def mode() -> tuple[str, ...]:
     """The development mode changes nothing here, and every instruction is slow as it is."""
