@@ -7,6 +7,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
+
 from interpreters import TIMEOUT
 
 if TYPE_CHECKING:
