@@ -11,7 +11,6 @@ import itertools
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -27,6 +26,7 @@ from ._futures import FutureCall, withdraw
 from ._gather import Gathering
 from ._hosts import BorrowedLoop, Host, OwnLoop
 from ._records import CallInfo
+from ._results import Results
 from ._service import Service
 from ._stalls import StallWatch, stall_limit
 from ._waiting import Deadline, limit, waits_for
@@ -398,7 +398,8 @@ class AsyncLoopExecutor(Executor):
 
         Returns:
             An iterator. It raises what a call raised when that call's turn comes. Closing the
-            iterator, or dropping it half-way, cancels the calls that are left.
+            iterator, or dropping it, cancels the calls that are left. But plain callables run, as
+            in a thread pool, where the iterator is dropped before anything was read from it.
 
         Raises:
             TimeoutError: From the iterator, when *timeout* is over.
@@ -427,7 +428,7 @@ class AsyncLoopExecutor(Executor):
         submit = functools.partial(self.submit, fn)  # it may be replaced on the instance
         # Not `zip`, which would keep the arguments of the last call alive.
         calls = map(submit, *iterables) if iterables else iter(())
-        return _Results(calls, buffersize, deadline)
+        return Results(calls, buffersize, deadline, runs_unread=_runs_in_a_thread(fn))
 
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
@@ -975,61 +976,11 @@ class AsyncLoopExecutor(Executor):
         return fn
 
 
-class _Results(Iterator[Any]):
-    """The results of `map`, in order.
-
-    The executor is kept only as long as there are inputs to submit.
-    """
-
-    def __init__(
-        self, calls: Iterator[Future[Any]], buffersize: int | None, deadline: float | None
-    ) -> None:
-        self._calls: Iterator[Future[Any]] | None = calls
-        self._deadline = deadline
-        self._futures: deque[Future[Any]] = deque()
-        try:
-            self._futures.extend(itertools.islice(calls, buffersize))
-            if buffersize is None or len(self._futures) < buffersize:
-                self._calls = None  # the inputs are read to their end; do not ask them again
-        except BaseException:
-            self.close()
-            raise
-
-    def __next__(self) -> Any:
-        if not self._futures:
-            raise StopIteration
-        try:
-            self._read_on()
-            deadline = self._deadline
-            # The future stays in `_futures` until its result is here: `close` then cancels it if
-            # Ctrl-C interrupts the wait. No local variable holds the future, since a raised error
-            # holds this frame.
-            result = self._futures[0].result(None if deadline is None else deadline - clock())
-        except BaseException:
-            self.close()
-            raise
-        self._futures.popleft()
-        return result
-
-    def _read_on(self) -> None:
-        if self._calls is not None:
-            future = next(self._calls, None)
-            if future is None:
-                self._calls = None
-            else:
-                self._futures.append(future)
-
-    def close(self) -> None:
-        """Cancel the calls that are left, started or not."""
-        self._calls = None
-        futures = self.__dict__.get("_futures", ())  # Ctrl-C may have come before it was set
-        while futures:
-            futures[0].cancel()
-            futures.popleft()
-
-    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not _is_finalizing():
-            self.close()
+def _runs_in_a_thread(fn: object) -> bool:
+    try:
+        return _kind(fn) is _Kind.THREAD
+    except Exception:  # `submit` says what is wrong, or was replaced and takes something else
+        return False
 
 
 def _kind(fn: object, takes: str = "submit() takes a callable or a coroutine") -> _Kind:

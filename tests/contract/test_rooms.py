@@ -29,6 +29,7 @@ ORDER = [
     "palitra._bridges._owner",
     "palitra._bridges",
     "palitra._gather",
+    "palitra._results",
     "palitra._stalls",
     "palitra._report",
     "palitra._records",
