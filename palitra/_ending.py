@@ -292,24 +292,26 @@ class Ending:
         self._inbox.ring()  # Ctrl-C may have kept somebody from it
         return self.over.passed or self._calls.wait_for_these(seconds)
 
-    def waited_for(self) -> str:
-        """What the end waits for, by name, for a text."""
+    def waited_for(self, otherwise: str = "clean-up") -> str:
+        """What the end waits for, by name, for a text; *otherwise* where there are no names."""
         calls = list(self._calls.waited)
         if not calls and self.requested:
             calls = list(self._calls.services)
         names = describe(calls[:_NAMED], self._host)
         if len(calls) > _NAMED:
             names.append(f"{len(calls) - _NAMED} more")
+        if self._calls.hold(self._host.loop):
+            names += describe(list(self._calls.unheard), self._host)
         leaving = self.contexts.leaving
         if leaving is not None:
             names.append(name_of(leaving))
         if not names:
             names = [*self._workers.names(), *self._host.thread_names()]
-        return ", ".join(names) or "clean-up"
+        return ", ".join(names) or otherwise
 
     def abandon_at_exit(self) -> str:
         """End the waiting at exit: fail what is left, and say what that is; empty if nothing."""
-        names = "" if self.over.passed else self.waited_for()
+        names = self.waited_for("" if self.over.passed else "clean-up")
         self.requested.setdefault("state", State.EXITING)
         self.given_up = self._calls.snapshot()
         self.fail_calls(leave=True)

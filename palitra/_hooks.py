@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio.events
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -55,8 +56,8 @@ class Ends(Protocol):
 class Watched(Protocol):
     """What the hooks need of a service."""
 
-    exit_timeout: float | None
-
+    @property
+    def exit_limit(self) -> float | None: ...
     @property
     def ending(self) -> Ends: ...
     @property
@@ -84,7 +85,8 @@ class _Process:
         self.thread_hook = False
         self.atexit_hook = False
         self.exiting = False
-        self.hurried = False  # by Ctrl-C, twice: nothing is waited for any more
+        self.interrupted = False  # by Ctrl-C, in one of the hooks that wait
+        self.hurried = False  # and once more: nothing is waited for any more
         self.waited = 0.0  # seconds, since the main thread has ended
         self.left: list[str] = []  # what was left behind
         self.pid: int | None = None  # where the fork hook has run, or palitra was first used
@@ -282,7 +284,7 @@ def _start_afresh() -> None:
     # multiprocessing empties the atexit table of its children, so that the hook must be
     # registered again there; a fork from inside an exit does not make the child exit.
     _process.atexit_hook = False
-    _process.exiting = _process.hurried = False
+    _process.exiting = _process.interrupted = _process.hurried = False
     _process.waited = 0.0
     _process.left.clear()
     for service in _living(_process.services):
@@ -402,11 +404,12 @@ def _finish(services: list[Watched]) -> None:
 def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) -> None:
     """Wait for each of *services*; a log line after a while, and Ctrl-C cancels what is left.
 
-    A second Ctrl-C ends this waiting and all that would follow. Neither is raised, nor what other
-    signal handlers raise: an exception here would only be printed by the interpreter, which is
-    ending anyway, and would keep the other hooks from running.
+    A second Ctrl-C, here or in a later hook, ends this waiting and all that would follow; what is
+    waited for is left behind. Neither is raised, nor what other signal handlers raise: an exception
+    here would only be printed by the interpreter, which is ending anyway, and would keep the other
+    hooks from running.
 
-    A service whose `exit_timeout` has passed is cancelled, and left behind a second later.
+    A service whose `exit_limit` has passed is cancelled, and left behind a second later.
     """
     pending = list(services)
     limited: list[Watched] = []  # those that were cancelled at their limit
@@ -419,9 +422,9 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
                 for service in pending:
                     service.ending.cancel_everything()
             service = pending.pop(0)
-            limit = service.exit_timeout
+            limit = service.exit_limit
             if limit is not None and _process.waited >= limit + _GRACE:
-                _process.left += filter(None, [service.ending.abandon_at_exit()])
+                _leave_behind([service])
                 continue
             if limit is not None and _process.waited >= limit and service not in limited:
                 limited.append(service)
@@ -436,5 +439,12 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
                 names = ", ".join(filter(None, (each.ending.waited_for() for each in pending)))
                 LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
         except BaseException:
-            _process.hurried = interrupted
-            interrupted = True
+            if _process.interrupted:
+                _process.hurried = True
+                with contextlib.suppress(BaseException):
+                    _leave_behind(pending)
+            _process.interrupted = interrupted = True
+
+
+def _leave_behind(services: list[Watched]) -> None:
+    _process.left += filter(None, [service.ending.abandon_at_exit() for service in services])

@@ -231,8 +231,8 @@ class WorkerThreads:
         return True
 
     def names(self) -> list[str]:
-        """The threads that do something, and where they stand, for a text."""
-        frames = current_frames()
+        """The threads that `join` waits for, and where they stand; none that is idle."""
+        frames = {} if self._left_behind else current_frames()
         return [
             f"thread {thread.name} {place(frames[thread.ident])}"
             for thread, stopped in list(self.threads.items())
