@@ -31,7 +31,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 
 from palitra._calls import GRACE, Call, Calls, describe
-from palitra._hosts import Host, all_done
+from palitra._hosts import Host, all_done, say_nothing_of
 from palitra._inbox import Inbox
 from palitra._waiting import Deadline, Moment
 from palitra._words import name_of
@@ -180,6 +180,8 @@ class Ending:
             self._inbox.post(self._cancel_tasks)
 
     def _cancel_tasks(self) -> None:
+        if self._task is None and not self.done:
+            return  # there is no clean-up yet, and contexts are not to end before they are left
         for task in list(self.tasks) if self._host.is_borrowed else asyncio.all_tasks():
             if task is not self._task:  # it waits for their clean-up, and ends the loop
                 task.cancel()
@@ -236,6 +238,8 @@ class Ending:
         for call, description in zip(left, describe(left, self._host), strict=True):
             LOGGER.warning("left behind at the end: %s", description)
             self._calls.leave_behind(call)
+            for task in call.tasks():
+                say_nothing_of(task)
 
     def leave_contexts(self) -> None:
         """In any thread: have the contexts left that are entered now, though calls may follow."""
@@ -307,13 +311,18 @@ class Ending:
             names.append(name_of(leaving))
         if not names:
             names = [*self._workers.names(), *self._host.thread_names()]
+        if not names:
+            names = [name_of(leave) for leave in list(self.contexts.entered)[:_NAMED]]
         return ", ".join(names) or otherwise
 
     def abandon_at_exit(self) -> str:
         """End the waiting at exit: fail what is left, and say what that is; empty if nothing."""
-        names = self.waited_for("" if self.over.passed else "clean-up")
         self.requested.setdefault("state", State.EXITING)
+        names = self.waited_for("" if self.over.passed else "clean-up")
         self.given_up = self._calls.snapshot()
+        with contextlib.suppress(RuntimeError):  # one more began just now
+            for task in list(self.tasks):
+                say_nothing_of(task)
         self.fail_calls(leave=True)
         self._workers.leave_behind()
         self._host.leave_behind()

@@ -421,29 +421,36 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
                 cancelled = True  # first: what interrupts this ends the waiting, see below
                 for service in pending:
                     service.ending.cancel_everything()
-            service = pending.pop(0)
-            limit = service.exit_limit
-            if limit is not None and _process.waited >= limit + _GRACE:
-                _leave_behind([service])
-                continue
-            if limit is not None and _process.waited >= limit and service not in limited:
-                limited.append(service)
-                service.ending.cancel_everything()
-            pending.append(service)  # until it is known to be over
-            if is_over(service, _STEP):
-                pending.remove(service)
-                continue
-            _process.waited += _STEP
-            if not logged and _process.waited - began >= PATIENCE:
-                logged = True
-                names = ", ".join(filter(None, (each.ending.waited_for() for each in pending)))
-                LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
+            for service in list(pending):
+                # First: what begins here has a moment, whatever others have used up.
+                if is_over(service, _STEP) or _passes_limit(service, limited):
+                    pending.remove(service)
+                    continue
+                _process.waited += _STEP
+                if not logged and _process.waited - began >= PATIENCE:
+                    logged = True
+                    names = ", ".join(filter(None, (each.ending.waited_for() for each in pending)))
+                    LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
         except BaseException:
             if _process.interrupted:
                 _process.hurried = True
                 with contextlib.suppress(BaseException):
                     _leave_behind(pending)
             _process.interrupted = interrupted = True
+
+
+def _passes_limit(service: Watched, limited: list[Watched]) -> bool:
+    """Whether *service* is left behind: a second after it was cancelled, which is done here too."""
+    limit = service.exit_limit
+    if limit is None or _process.waited < limit:
+        return False
+    if _process.waited >= limit + _GRACE:
+        _leave_behind([service])
+        return True
+    if service not in limited:
+        limited.append(service)
+        service.ending.cancel_everything()
+    return False
 
 
 def _leave_behind(services: list[Watched]) -> None:

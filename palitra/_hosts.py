@@ -340,7 +340,7 @@ def _silence(task: asyncio.Task[Any]) -> None:
 
     It is kept for good: to let go of it would run its clean-up, without the loop that this needs.
     """
-    _say_nothing_of(task)
+    say_nothing_of(task)
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes  # noqa: PLC0415  (almost no program comes here)
 
@@ -363,7 +363,8 @@ def _expect_running_generators(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_exception_handler(handle)
 
 
-def _say_nothing_of(task: asyncio.Task[Any]) -> None:
+def say_nothing_of(task: asyncio.Task[Any]) -> None:
+    """Have asyncio say nothing when *task*, of which all is said, never ends."""
     with contextlib.suppress(AttributeError):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
@@ -485,7 +486,7 @@ class BorrowedLoop:
         self._guard = asyncio.Task(
             self._keep_guard(service.ending, self._released), loop=loop, name="palitra"
         )
-        _say_nothing_of(self._guard)
+        say_nothing_of(self._guard)
         service.inbox.hang_bell()
 
     async def _keep_guard(self, ending: Ending, released: asyncio.Future[None]) -> None:
