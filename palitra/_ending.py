@@ -315,10 +315,14 @@ class Ending:
             names = [name_of(leave) for leave in list(self.contexts.entered)[:_NAMED]]
         return ", ".join(names) or otherwise
 
-    def abandon_at_exit(self) -> str:
-        """End the waiting at exit: fail what is left, and say what that is; empty if nothing."""
-        self.requested.setdefault("state", State.EXITING)
-        names = self.waited_for("" if self.over.passed else "clean-up")
+    def abandon_at_exit(self, *, goes_on: bool = False) -> str:
+        """End the waiting at exit: fail what is left, and say what that is; empty if nothing.
+
+        *goes_on*: handlers that come later in the exit may still call.
+        """
+        if not goes_on:
+            self.requested.setdefault("state", State.EXITING)
+        names = self.waited_for("" if goes_on or self.over.passed else "clean-up")
         self.given_up = self._calls.snapshot()
         with contextlib.suppress(RuntimeError):  # one more began just now
             for task in list(self.tasks):
@@ -326,5 +330,6 @@ class Ending:
         self.fail_calls(leave=True)
         self._workers.leave_behind()
         self._host.leave_behind()
-        self.over.happen()
+        if not goes_on:
+            self.over.happen()
         return names

@@ -50,7 +50,7 @@ class Ends(Protocol):
     def begin_exit(self) -> None: ...
     def cancel_everything(self) -> None: ...
     def waited_for(self) -> str: ...
-    def abandon_at_exit(self) -> str: ...
+    def abandon_at_exit(self, *, goes_on: bool = False) -> str: ...
 
 
 class Watched(Protocol):
@@ -435,7 +435,7 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
             if _process.interrupted:
                 _process.hurried = True
                 with contextlib.suppress(BaseException):
-                    _leave_behind(pending)
+                    _leave_behind(pending, goes_on=not _process.exiting)
             _process.interrupted = interrupted = True
 
 
@@ -453,5 +453,6 @@ def _passes_limit(service: Watched, limited: list[Watched]) -> bool:
     return False
 
 
-def _leave_behind(services: list[Watched]) -> None:
-    _process.left += filter(None, [service.ending.abandon_at_exit() for service in services])
+def _leave_behind(services: list[Watched], *, goes_on: bool = False) -> None:
+    for service in services:
+        _process.left += filter(None, [service.ending.abandon_at_exit(goes_on=goes_on)])
