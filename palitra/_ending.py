@@ -26,9 +26,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import enum
+import functools
 import logging
+import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from palitra._calls import GRACE, Call, Calls, describe
 from palitra._hosts import Host, all_done, say_nothing_of
@@ -39,6 +41,7 @@ from palitra._workers import WorkerThreads
 
 LOGGER = logging.getLogger("palitra")
 _NAMED = 10  # calls that a text names
+_LOOK = 0.05  # seconds between looks at threads that nobody can join
 
 
 class State(enum.Enum):
@@ -241,15 +244,21 @@ class Ending:
             for task in call.tasks():
                 say_nothing_of(task)
 
-    def leave_contexts(self) -> None:
-        """In any thread: have the contexts left that are entered now, though calls may follow."""
+    def leave_contexts(self, after: Collection[threading.Thread] = ()) -> None:
+        """In any thread: have the contexts left that are entered now, though calls may follow.
+
+        But not before all threads of *after* have ended: the loop looks, where no thread is to be
+        had that could join them.
+        """
         if self._host.end_unstarted():
             self.contexts_left.happen()
             return
-        self._inbox.post(self._leave_contexts_early)
+        self._inbox.post(functools.partial(self._leave_contexts_early, after))
 
-    def _leave_contexts_early(self) -> None:
-        if self._task is None and not self.done:
+    def _leave_contexts_early(self, after: Collection[threading.Thread] = ()) -> None:
+        if any(thread.is_alive() for thread in after):
+            asyncio.get_running_loop().call_later(_LOOK, self._leave_contexts_early, after)
+        elif self._task is None and not self.done:
             self._task = asyncio.Task(self.contexts.leave_all(), loop=asyncio.get_running_loop())
             self._task.add_done_callback(self._left_early)
 

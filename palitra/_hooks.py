@@ -25,7 +25,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol, TypeVar
 
 from palitra._waiting import Deadline, Moment, Permission
@@ -46,7 +46,7 @@ class Ends(Protocol):
     contexts_left: Moment
 
     def wait_for_calls(self, seconds: float) -> bool: ...
-    def leave_contexts(self) -> None: ...
+    def leave_contexts(self, after: Collection[threading.Thread] = ()) -> None: ...
     def begin_exit(self) -> None: ...
     def cancel_everything(self) -> None: ...
     def waited_for(self) -> str: ...
@@ -299,8 +299,12 @@ def _main_thread_ends() -> None:
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
         strangers = any(_is_stranger(thread) for thread in threading.enumerate())
-        if strangers and not (_callers() and _start_thread(_leave_contexts_later)):
+        callers = _callers() if strangers else []
+        if strangers and not callers:
             _leave_contexts()
+        elif callers and not _start_thread(_leave_contexts_later):
+            for service in services:
+                service.ending.leave_contexts(after=callers)
     elif any(map(_goes_on, threading.enumerate())):
         _start_thread(_at_exit_of_others)
     else:
