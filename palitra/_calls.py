@@ -559,6 +559,8 @@ class Calls:
         self.waited: dict[Call, None] = {}  # those whose end a shutdown waits for
         self.services: dict[Call, None] = {}  # those that it cancels instead
         self.left: dict[Call, None] = {}  # those that nobody waits for any more
+        # Those of them that the loop has had no time to hear of, and since when.
+        self.unheard: dict[Call, float] = {}
         self.watched: _Watch | None = None
         self.looks = Looks()  # how its callers wait
 
@@ -578,6 +580,22 @@ class Calls:
             self.left.pop(call, None)
         if self.watched is not None:
             self.watched.discard(call)
+
+    def heard(self, call: Call) -> None:
+        """On the loop, which goes on, though *call* was left behind."""
+        self.unheard.pop(call, None)
+        call.left_behind()
+
+    def hold(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """Whether one that was left behind holds *loop*, and has done so since."""
+        if loop is None:
+            return False
+        now = clock()
+        return any(
+            call.takes_first_step or asyncio.current_task(loop) in call.tasks()
+            for call, since in list(self.unheard.items())
+            if now - since >= GRACE
+        )
 
     def leave_behind(self, call: Call) -> None:
         """Wait for *call* no more."""

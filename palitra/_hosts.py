@@ -229,10 +229,12 @@ class OwnLoop:
         ignore all cancellation: these are then waited for no longer than a second.
         """
         cancelled = {task for call in left for task in call.tasks()}
+        # Services have had their second; other calls may have been cancelled just now.
+        late = {task for call in left if call.kind == "service" for task in call.tasks()}
         tasks = asyncio.all_tasks(loop)
         for task in tasks - cancelled:
             task.cancel()
-        loop.run_until_complete(all_done(loop, tasks, GRACE if left else None))
+        loop.run_until_complete(all_done(loop, tasks - late, GRACE if left else None))
         ended = {task for task in tasks if task.done()}
         for task in tasks - ended:
             _silence(task)
@@ -247,9 +249,12 @@ class OwnLoop:
                 )
         if ended != tasks:
             _expect_running_generators(loop)
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        # Ctrl-C or a limit at exit cancels the step that is under way; the others follow.
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(loop.shutdown_asyncgens())
         if self._asyncio_threads is not None:
-            loop.run_until_complete(self._asyncio_threads.aclose())
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(self._asyncio_threads.aclose())
         if getattr(loop, "_default_executor", None) is not self._asyncio_threads:
             try:
                 loop.run_until_complete(loop.shutdown_default_executor())
@@ -269,7 +274,9 @@ class OwnLoop:
         return True
 
     def thread_names(self) -> list[str]:
-        return [] if self._asyncio_threads is None else self._asyncio_threads.workers.names()
+        if self._asyncio_threads is None or self._left_behind:
+            return []
+        return self._asyncio_threads.workers.names()
 
     def leave_behind(self) -> None:
         self._left_behind = True
@@ -335,7 +342,7 @@ def _silence(task: asyncio.Task[Any]) -> None:
 
     It is kept for good: to let go of it would run its clean-up, without the loop that this needs.
     """
-    _say_nothing_of(task)
+    say_nothing_of(task)
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes  # noqa: PLC0415  (almost no program comes here)
 
@@ -358,7 +365,8 @@ def _expect_running_generators(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_exception_handler(handle)
 
 
-def _say_nothing_of(task: asyncio.Task[Any]) -> None:
+def say_nothing_of(task: asyncio.Task[Any]) -> None:
+    """Have asyncio say nothing when *task*, of which all is said, never ends."""
     with contextlib.suppress(AttributeError):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
@@ -480,7 +488,7 @@ class BorrowedLoop:
         self._guard = asyncio.Task(
             self._keep_guard(service.ending, self._released), loop=loop, name="palitra"
         )
-        _say_nothing_of(self._guard)
+        say_nothing_of(self._guard)
         service.inbox.hang_bell()
 
     async def _keep_guard(self, ending: Ending, released: asyncio.Future[None]) -> None:

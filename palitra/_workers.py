@@ -22,6 +22,7 @@ import logging
 import os
 import sys
 import threading
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import ThreadPoolExecutor
@@ -42,6 +43,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
+# From 3.14 on a signal may come between the acquisition of a lock and the block that releases it.
+_LOCK_MAY_BE_LOST = sys.version_info >= (3, 14)
 
 
 def refuse_patched_threads() -> None:
@@ -74,7 +77,32 @@ class OwnThread(threading.Thread):
 
     def start(self) -> None:
         refuse_patched_threads()  # they may have been patched since palitra's first use
-        super().start()
+        if _LOCK_MAY_BE_LOST and threading.main_thread().ident == get_ident():
+            _start_out_of_reach(super().start)
+        else:
+            super().start()
+
+
+def _start_out_of_reach(start: Callable[[], None]) -> None:
+    """Start a thread from a thread that Ctrl-C does not reach.
+
+    In the main thread Ctrl-C may come when `Thread.start` has just acquired the lock that every
+    start of a thread needs, and that lock would be held for ever.
+    """
+    errors: list[BaseException] = []
+    started = Moment()
+
+    def run() -> None:
+        try:
+            start()
+        except BaseException as exc:
+            errors.append(exc)
+        started.happen()
+
+    _thread.start_new_thread(run, ())
+    started.wait()
+    if errors:
+        raise errors.pop()
 
 
 def make_thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
@@ -251,8 +279,8 @@ class WorkerThreads:
         return True
 
     def names(self) -> list[str]:
-        """The threads that do something, and where they stand, for a text."""
-        frames = current_frames()
+        """The threads that `join` waits for, and where they stand; none that is idle."""
+        frames = {} if self._left_behind else current_frames()
         return [
             f"thread {thread.name} {place(frames[thread.ident])}"
             for thread, stopped in list(self.threads.items())

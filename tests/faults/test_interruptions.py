@@ -498,18 +498,6 @@ INTERRUPTED = {
 }
 AGAIN = ("run", "submit", "cancel before the start", "wait without time", "shutdown")
 
-# `Thread.start` may be interrupted while it holds the standard library's own lock, which every new
-# thread needs: nothing starts any more, in any pool.
-LIMBO = pytest.mark.xfail(
-    sys.version_info >= (3, 14),
-    strict=False,
-    reason="an interrupted Thread.start leaves the lock held that every new thread needs",
-)
-NOT_YET = {
-    ("start and shutdown", 1): LIMBO,
-    ("the default after its end", 1): LIMBO,
-}
-
 
 @pytest.mark.parametrize(
     ("work", "times"),
@@ -518,7 +506,6 @@ NOT_YET = {
             work,
             times,
             id=work if times == 1 else f"{work}, twice",
-            marks=NOT_YET.get((work, times), ()),
         )
         for work in INTERRUPTED
         for times in (1, 2)
