@@ -30,7 +30,6 @@ from ._calls import (
     FINISHED,
     RUNNING,
     Call,
-    clock,
 )
 from ._stacks import gil_is_enabled
 from ._waiting import locked, release
@@ -46,6 +45,7 @@ _STANDARD = concurrent.futures.wait.__code__.co_filename  # where locks of many 
 _NO_AWAITABLES = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, set))
 _UNKNOWN = 5  # attempts where it is not known who holds it
 _BRIEFLY = 0.05  # seconds
+_HELD: Any = locked()  # for good
 _PATIENCE = 100  # attempts at a future's lock that another thread holds, `Service.later` between
 
 
@@ -72,14 +72,13 @@ class _FutureCondition:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Keep the future from changing; at once where it does not change any more."""
         call = self._call
-        lock: Any = call._lock
         if not blocking or timeout >= 0:
-            acquired: bool = lock.acquire(blocking, timeout)
+            acquired: bool = call.settled or _lock_of(call).acquire(blocking, timeout)
             if acquired:
                 call._holder = get_ident()
             return acquired
         for patience in range(_PATIENCE, 0, -1):
-            if lock.acquire(True, 0.01) or call.settled or _is_lost(call, patience):
+            if call.settled or _lock_of(call).acquire(True, 0.01) or _is_lost(call, patience):
                 break
         call._holder = get_ident()
         return True
@@ -87,7 +86,7 @@ class _FutureCondition:
     def release(self) -> None:
         """Let the future change."""
         self._call._holder = 0
-        with suppress(RuntimeError):  # another thread's, see `acquire`
+        with suppress(RuntimeError, AttributeError):  # another thread's, or none, see `acquire`
             self._call._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -121,9 +120,13 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     A sleeper or callback is added first, and then its thread looks at the state; the state changes
     first, and then the sleepers and callbacks are looked at. For watchers the lock sees to that:
     the state changes while `_lock` is held, if it can be had, and the watchers of that moment are
-    those to be told. The loop does not wait for the lock, it tries again, until whoever holds the
-    lock is seen to have left the standard library's code without releasing it: Ctrl-C does that.
-    Where nobody can see, a second has to do.
+    those to be told. Few futures are ever watched, so the lock is made by the first who watches.
+    That takes the permission `_lockless`; who has it instead changes the state without a lock,
+    since nobody watches, nor will before the state is changed.
+
+    The loop does not wait for the lock, it tries again, until whoever holds the lock is seen to
+    have left the standard library's code without releasing it: Ctrl-C does that. Where nobody can
+    see, a second has to do.
 
     What a thread leaves undone that Ctrl-C interrupts while it tells of the end, the loop does.
     """
@@ -133,6 +136,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     _waiters = _ListOnDemand()
     _sleepers: tuple[LockType, ...] | list[LockType] = ()
     _callbacks: tuple[Any, ...] | list[dict[str, Callable[[Any], object]]] = ()
+    _lock: Any = None  # an RLock, once somebody watches
     _holder = 0  # the thread that has acquired the future's condition
     _being_told: object = None  # the watcher that is, or was when Ctrl-C came
     _untold: deque[Any] | tuple[Any, ...] = ()  # watchers to be told of the end
@@ -158,8 +162,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._args = args
         self._kwargs = kwargs
         self._context = contextvars.copy_context()
-        self._claim = self._open = True
-        self._lock = RLock()
+        self._claim = self._open = self._lockless = True
         self.accepted = _REAL_CLOCK[0]()
 
     @property
@@ -216,7 +219,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             service.check_process()
         if service.host.on_loop():
             service.refuse_on_loop("waiting for a future")
-        began = clock()  # noqa: F841  (a dump tells it)
+        began = _REAL_CLOCK[0]()  # noqa: F841  (a dump tells it)
         lock = locked()
         sleepers = self.__dict__.setdefault("_sleepers", [])
         sleepers.append(lock)
@@ -256,15 +259,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._over = True
         if state != FINISHED:
             self._exception = None
-        lock = self._lock
-        if lock.acquire(False):
-            # As in `_change`, for the many that nobody looks at: whoever begins to watch does so
-            # while the lock is held.
-            if self.watched:
-                self._untold = deque(self._waiters)
-            self._state = state
-            lock.release()
-        elif not self._change(state, patience):
+        if not self._change(state, patience):
             self._decided = state
             self._service.later(functools.partial(self._settle, state, patience - 1))
             return
@@ -278,17 +273,23 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def _change(self, state: str, patience: int) -> bool:
         """Change the state to *state*; False where another thread keeps it from changing."""
-        lock = self._lock
-        # Those who look at many futures do so for a moment, and a worker thread may wait for that.
-        held = lock.acquire(False) or (self._worker != 0 and lock.acquire(True, _BRIEFLY))
-        if not held and patience and not _is_lost(self, patience):
-            self._worker = 0
-            return False
+        held: Any = None
+        try:
+            del self._lockless
+        except AttributeError:
+            # None: it is just being made, or Ctrl-C came then, or when this was called before.
+            lock = self._lock or _HELD
+            # Those who look at many futures do so for a moment; a worker thread may wait for that.
+            if lock.acquire(False) or (self._worker and lock.acquire(True, _BRIEFLY)):
+                held = lock
+            elif patience and not _is_lost(self, patience):
+                self._worker = 0
+                return False
         if self.watched:
             self._untold = deque(self._waiters)
         self._state = state
-        if held:
-            lock.release()
+        if held is not None:
+            held.release()
         return True
 
     def _tell_and_leave(self) -> None:
@@ -406,7 +407,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def abandon(self, error: BaseException) -> None:
         # What is to be called back is the parent's.
-        self._lock = RLock()  # the parent's other threads may have held it
+        self._lock = None  # the parent's other threads may have held it
         self._take_claim()
         if self._state in _FINAL:
             return
@@ -587,6 +588,20 @@ def _can_be_told(watcher: Any) -> bool:
 def _tell_sleepers(call: FutureCall[Any]) -> None:
     for lock in tuple(call._sleepers):
         release(lock)
+
+
+def _lock_of(call: FutureCall[Any]) -> Any:
+    """The lock that keeps the state of *call* from changing, made if need be.
+
+    One that nobody can have, where the state is just being changed, or the lock just made.
+    """
+    if call._lock is None:
+        try:
+            del call._lockless
+        except AttributeError:
+            return call.__dict__.get("_lock", _HELD)
+        call._lock = RLock()
+    return call._lock
 
 
 def _is_lost(call: FutureCall[Any], patience: int) -> bool:

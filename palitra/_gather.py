@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import CoroutineType
@@ -46,6 +47,8 @@ class Gathering:
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
         self._waiter: asyncio.Future[None] | None = None  # set while `run` waits
+        # The loop, where it starts tasks at once; asked for each batch.
+        self._eager: asyncio.AbstractEventLoop | None = None
         try:
             for awaitable in self._awaitables.values():
                 if type(awaitable) is not CoroutineType:
@@ -82,17 +85,19 @@ class Gathering:
 
     async def _run(self) -> list[Any]:
         self._begun = True
+        self._eager = self._service.eager_loop()
         unstarted = iter(self._awaitables.items())
         try:
             for number, (key, awaitable) in enumerate(unstarted, 1):
                 if type(awaitable) is CoroutineType:
-                    self._start_task(key, awaitable)
+                    self._start_task(key, awaitable, awaitable.__qualname__)
                 else:
                     self._start(key, awaitable)
                 if self._error is not None:
                     break
                 if not number % _BATCH:
                     await _next_turn()
+                    self._eager = self._service.eager_loop()
             while len(self._results) < len(self._awaitables) and self._error is None:
                 await self._wait()
         except asyncio.CancelledError as exc:
@@ -134,10 +139,14 @@ class Gathering:
         else:
             self._start_task(key, awaitable)
 
-    def _start_task(self, key: int, awaitable: Awaitable[Any]) -> None:
+    def _start_task(self, key: int, awaitable: Awaitable[Any], name: str | None = None) -> None:
         child = cast("CoroutineType[Any, Any, None]", self._await(key, awaitable))
         try:
-            task = self._service.create_task(child, None, awaitable)
+            if sys.version_info >= (3, 12) and name is not None and self._eager is not None:
+                # As `create_task`, which asks the loop for each what is the same for a batch.
+                task = asyncio.Task(child, loop=self._eager, name=name, eager_start=True)
+            else:
+                task = self._service.create_task(child, None, awaitable)
         except BaseException as exc:  # raised by a task factory
             child.close()
             close_if_coroutine(awaitable)

@@ -224,6 +224,14 @@ class Service:
     def _call_later(self, callback: Callable[[], object]) -> None:
         asyncio.get_running_loop().call_later(_PAUSE, callback)
 
+    def eager_loop(self) -> asyncio.AbstractEventLoop | None:
+        """On the loop: the loop, where `create_task` starts a task at once and notes nothing."""
+        loop = asyncio.get_running_loop()
+        decided = loop.get_task_factory() is not None or loop.get_debug()
+        if sys.version_info < (3, 12) or decided or self.host.is_borrowed:
+            return None
+        return loop
+
     def create_task(
         self,
         coro: Coroutine[Any, Any, None],

@@ -47,7 +47,7 @@ _LONG_SLICE = 0.1 if sys.platform == "win32" else 1.0
 # many waits it tries whether that would pay, how many threads look at once, and how many wait where
 # none looks. See `Looks`.
 _FEW = range(8)
-_MANY = range(100)
+_MANY = range(60)
 _TRIAL = 32
 _LOOKERS = 2
 _CROWD = 20

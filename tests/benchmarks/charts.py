@@ -56,14 +56,15 @@ def _chart(result: Result) -> Figure:
 
 
 def _bars(result: Result) -> Figure:
-    """The entries as bars, cheapest on top; a panel for each further figure of the row."""
+    """The entries as bars, cheapest on top; a panel for each further figure that is to be seen."""
     ordered = sorted(result.entries.items(), key=lambda item: -item[1].median)
     names = [name for name, _ in ordered]
     panels = [(result.row.unit, [one.median for _, one in ordered])]
-    panels += [
-        (label, [one.more[key] for _, one in ordered])
-        for key, label in zip(result.row.more, labels_of_more(result.row), strict=True)
-    ]
+    if result.row.more_in_chart:
+        panels += [
+            (label, [one.more[key] for _, one in ordered])
+            for key, label in zip(result.row.more, labels_of_more(result.row), strict=True)
+        ]
     figure = Figure(figsize=(7.5, 0.9 + 0.3 * len(names)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (label, values) in zip(axes, panels, strict=True):

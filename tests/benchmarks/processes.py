@@ -18,6 +18,12 @@ def pin(core: int | None) -> None:
         os.sched_setaffinity(0, {core})
 
 
+def unpin() -> None:
+    """Let this process and the threads that it will start run on every core again."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
 def leave_to_parent() -> None:
     """Keep this process off the cores that its parent is pinned to, where there are others."""
     if sys.platform == "linux":

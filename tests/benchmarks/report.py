@@ -56,6 +56,11 @@ class Result:
 def summarize(name: str, row: Row, measured: Measured) -> Result:
     """Medians, spread, ratios and verdicts of a row."""
     figures = {entry: [one.value for one in samples] for entry, samples in measured.samples.items()}
+    figures |= {
+        f"{entry}: {key}": [one.more[key] for one in samples]
+        for entry, samples in measured.samples.items()
+        for key in row.more
+    }
     cpu = {
         entry: [one.cpu for one in samples if one.cpu is not None]
         for entry, samples in measured.samples.items()

@@ -14,9 +14,11 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 Body = Callable[..., Coroutine[Any, Any, Any]]
@@ -420,7 +422,10 @@ class FloorEventfd(System):
                 os.eventfd_read(self._wake)
                 if self._closing:
                     return
-                self._answered.release()
+                self._answer()
+
+    def _answer(self) -> None:
+        self._answered.release()
 
     def caller(self, body: Body) -> Callable[[], object]:
         wake, answered = self._wake, self._answered
@@ -430,6 +435,76 @@ class FloorEventfd(System):
             answered.acquire()
 
         return call
+
+
+class FloorWrittenBack(FloorEventfd):
+    """The same, but the caller reads an eventfd: writing it lets go of the interpreter's lock."""
+
+    name = "bare epoll and eventfd"
+
+    def _open(self) -> None:
+        self._back = os.eventfd(0)
+        self._resources.callback(os.close, self._back)
+        super()._open()
+
+    def _answer(self) -> None:
+        os.eventfd_write(self._back, 1)
+
+    def caller(self, body: Body) -> Callable[[], object]:
+        wake, back = self._wake, self._back
+
+        def call() -> None:
+            os.eventfd_write(wake, 1)
+            os.eventfd_read(back)
+
+        return call
+
+
+class FloorLooking(FloorEventfd):
+    """The same, but the caller looks at the lock a few times before it sleeps on it."""
+
+    looks: int
+
+    def _give_way(self) -> Callable[[], object]:
+        return os.sched_yield
+
+    def caller(self, body: Body) -> Callable[[], object]:
+        wake, answered = self._wake, self._answered
+        looks, give_way = self.looks, self._give_way()
+
+        def call() -> None:
+            os.eventfd_write(wake, 1)
+            for _ in range(looks):
+                if answered.acquire(False):
+                    return
+                give_way()
+            answered.acquire()
+
+        return call
+
+
+class FloorLooking20(FloorLooking):
+    """20 looks, with ``sched_yield`` between."""
+
+    name = "bare, 20 looks with sched_yield"
+    looks = 20
+
+
+class FloorLooking100(FloorLooking):
+    """100 looks, with ``sched_yield`` between."""
+
+    name = "bare, 100 looks with sched_yield"
+    looks = 100
+
+
+class FloorSleeping(FloorLooking):
+    """5 looks, with ``time.sleep(0)`` between."""
+
+    name = "bare, 5 looks with sleep(0)"
+    looks = 5
+
+    def _give_way(self) -> Callable[[], object]:
+        return partial(time.sleep, 0)
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:
@@ -479,5 +554,13 @@ SYSTEMS: tuple[type[System], ...] = (
     ThreadPool,
     Floor,
     FloorEventfd,
+)
+FLOORS: tuple[type[System], ...] = (
+    Floor,
+    FloorEventfd,
+    FloorWrittenBack,
+    FloorLooking20,
+    FloorLooking100,
+    FloorSleeping,
 )
 ON_UVLOOP: tuple[type[System], ...] = (PalitraUvloop, RunCoroutineThreadsafeUvloop)

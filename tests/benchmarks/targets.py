@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# For each entry of a row, one figure a round, in the order of the rounds.
+# For each entry of a row, one figure a round, in the order of the rounds; and for each further
+# figure, under "entry: figure".
 Figures = Mapping[str, Sequence[float]]
 
 

@@ -251,6 +251,19 @@ def test_a_call_in_flight_holds_far_less_than_one_of_run_coroutine_threadsafe(
     assert ours <= 0.6 * theirs
 
 
+def test_the_collector_has_two_objects_to_look_at_for_each_call_that_waits(
+    executor: AsyncLoopExecutor,
+) -> None:
+    with Held(executor):
+        gc.collect()
+        before = len(gc.get_objects())
+        futures = [executor.submit(trivial) for _ in range(CALLS)]
+        made = len(gc.get_objects()) - before
+    wait(futures)
+    # The future and its context. Before 3.13 an object's attributes may be in a dict of their own.
+    assert made <= (2 if sys.version_info >= (3, 13) else 3) * CALLS + CALLS / 10
+
+
 @pytest.mark.parametrize("kind", ["run", "submit", "map", "gather", "plain"])
 def test_a_finished_call_leaves_nothing_allocated(executor: AsyncLoopExecutor, kind: str) -> None:
     calls: dict[str, Callable[[], object]] = {
@@ -292,7 +305,7 @@ def test_a_wait_gives_way_only_a_few_times(
     looks = Looks()
     for _ in range(320):
         assert not looks.wait_for(locked(), None)
-    assert len(given) <= 320 * 8 + 10 * 100
+    assert len(given) <= 320 * 8 + 10 * 60
 
 
 def test_many_looks_go_on_as_long_as_they_pay(

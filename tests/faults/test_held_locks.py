@@ -83,6 +83,15 @@ class LeftByWait(EnteredByAnother):
         self.taken.set()
 
 
+class LeftUnmade(EnteredByAnother):
+    # A thread was interrupted while it made the locks: `wait` was the first to need them.
+
+    def hold(self):
+        for future in self.futures:
+            del future._lockless
+        self.taken.set()
+
+
 async def pass_gate():
     await gate.wait()
     return "own"
@@ -104,7 +113,7 @@ gate = asyncio.Event()
 thread_gate = threading.Event()
 assert executor.submit(int, 2).result() == 2
 """
-HOLDERS = ["EnteredByAnother", "HeldByAnother", "LeftByAnother", "LeftByWait"]
+HOLDERS = ["EnteredByAnother", "HeldByAnother", "LeftByAnother", "LeftByWait", "LeftUnmade"]
 each_holder = pytest.mark.parametrize("holder", HOLDERS)
 each_kind = pytest.mark.parametrize("kind", ["pass_gate", "plain"])
 OTHER_CALLS = """
