@@ -246,8 +246,12 @@ class Ending:
 
     def _leave_contexts_early(self) -> None:
         if self._task is None and not self.done:
-            self._task = asyncio.Task(self.contexts.leave_all(), loop=asyncio.get_running_loop())
+            self._task = asyncio.Task(self._leave_early(), loop=asyncio.get_running_loop())
             self._task.add_done_callback(self._left_early)
+
+    async def _leave_early(self) -> None:
+        await self._end_services()  # which may use the contexts, in their clean-up too
+        await self.contexts.leave_all()
 
     def _left_early(self, task: asyncio.Task[None]) -> None:
         self._task = None
