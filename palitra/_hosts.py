@@ -19,7 +19,7 @@ import sys
 import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -216,6 +216,9 @@ class OwnLoop:
                 loop.close()
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
+        if self._asyncio_threads is not None:
+            # Where the closing failed, nobody has told them to end, and the exit waits for them.
+            self._asyncio_threads.shutdown(wait=False)
         self.loop = None
         self._ident = None  # another thread may get the same
         ending.end_here()
@@ -230,7 +233,7 @@ class OwnLoop:
         tasks = asyncio.all_tasks(loop)
         for task in tasks - cancelled:
             task.cancel()
-        loop.run_until_complete(all_done(loop, tasks, GRACE if left else None))
+        _complete(loop, all_done(loop, tasks, GRACE if left else None))
         ended = {task for task in tasks if task.done()}
         for task in tasks - ended:
             _silence(task)
@@ -245,12 +248,12 @@ class OwnLoop:
                 )
         if ended != tasks:
             _expect_running_generators(loop)
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        _complete(loop, loop.shutdown_asyncgens())
         if self._asyncio_threads is not None:
-            loop.run_until_complete(self._asyncio_threads.aclose())
+            _complete(loop, self._asyncio_threads.aclose())
         if getattr(loop, "_default_executor", None) is not self._asyncio_threads:
             try:
-                loop.run_until_complete(loop.shutdown_default_executor())
+                _complete(loop, loop.shutdown_default_executor())
             except RuntimeError as exc:
                 # Late in an exit no thread can be started, not even the one that waits for the
                 # threads of an executor of the user's own; by then they have ended.
@@ -291,6 +294,24 @@ class OwnLoop:
 
 def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """An exception handler."""
+
+
+def _complete(
+    loop: asyncio.AbstractEventLoop, what: Coroutine[Any, Any, None] | asyncio.Future[None]
+) -> None:
+    """Run *loop* until *what* is done, although user code stops the loop, or exits, meanwhile.
+
+    `run_until_complete` would raise there, and all that is left of the clean-up would be skipped.
+    """
+    # Whatever task factory there is.
+    future = what if asyncio.isfuture(what) else asyncio.Task(what, loop=loop)
+    future.add_done_callback(lambda _: loop.stop())
+    while not future.done():
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            pass  # a task of the user's own raised it, and has kept it
+    future.result()
 
 
 def all_done(
