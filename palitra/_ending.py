@@ -11,8 +11,8 @@ Who begins the end, and who goes on with it
     out of the register posts `wind_down` too, after it has looked at `requested`. So one of the two
     goes on, and it does no harm if both do: `_task` is the end that is under way.
 
-    A loop that never started has nobody to go on: whoever has taken the host's permission to start
-    it ends the service in its own thread.
+    A loop that never started has nobody to go on: whoever ends the service then does so in its own
+    thread, once the host has agreed that the loop never starts.
 
 What can hold up the end
 
@@ -152,6 +152,7 @@ class Ending:
     def _begin(self, state: State) -> None:
         self.requested.setdefault("state", state)
         if self._host.end_unstarted():
+            # Ctrl-C may come here: whoever ends the service again does all of this again.
             self.done = self.ended = True
             self.contexts_left.happen()
             self.over.happen()
@@ -218,7 +219,9 @@ class Ending:
     def _finished(self, task: asyncio.Task[None]) -> None:
         """On the loop: begin again where user code has ended the task, cancelling all there are."""
         self._task = None
-        if not self.loop_ends:
+        if self.done:
+            self._host.finish(self)  # again: Ctrl-C may have come before
+        elif not self.loop_ends:
             if not task.cancelled():
                 task.exception()  # which has gone to the loop as well
             self.wind_down()
@@ -269,8 +272,15 @@ class Ending:
             except BaseException:  # the other calls are to be settled, whatever this user wants
                 LOGGER.critical("exception in a done-callback", exc_info=True)
 
+    def close_inbox(self) -> None:
+        """By the host, on the loop: take nothing more from the inbox."""
+        self._inbox.close()
+
     def end_here(self) -> None:
-        """By the host, in the thread of the loop, which has ended: settle, and say so."""
+        """By the host, once the loop does nothing more for the service: settle, and say so.
+
+        In a thread that Ctrl-C does not reach.
+        """
         self.done = True
         self._workers.stop()
         self.ended = True

@@ -215,20 +215,21 @@ def _rings(permission: dict[str, Callable[[], object]]) -> map[object]:
 class _Bell:
     """A descriptor to write into and one to watch."""
 
-    __slots__ = ("_writer", "answered", "reader", "ring")
+    __slots__ = ("_open", "answered", "reader", "ring")
 
     def __init__(self) -> None:
         self.answered = True  # whether the permission to ring is the loop's
         ring: Callable[[], object]
         if sys.platform == "linux" and hasattr(os, "eventfd"):
-            self.reader = self._writer = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            ring = partial(os.write, self._writer, (1).to_bytes(8, sys.byteorder))
+            self.reader = writer = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            ring = partial(os.write, writer, (1).to_bytes(8, sys.byteorder))
         else:
-            self.reader, self._writer = os.pipe()
+            self.reader, writer = os.pipe()
             os.set_blocking(self.reader, False)
-            os.set_blocking(self._writer, False)
-            ring = partial(os.write, self._writer, b"\0")
+            os.set_blocking(writer, False)
+            ring = partial(os.write, writer, b"\0")
         self.ring = ring
+        self._open = {self.reader, writer}  # whoever pops a descriptor closes it, and nobody else
 
     def rung(self, milliseconds: int) -> bool:
         """Whether something is written within so many milliseconds."""
@@ -239,6 +240,6 @@ class _Bell:
         return bool(poll.poll(milliseconds))
 
     def close(self) -> None:
-        for descriptor in {self.reader, self._writer}:
-            with suppress(OSError):
-                os.close(descriptor)
+        while self._open:
+            with suppress(KeyError, OSError):
+                os.close(self._open.pop())
