@@ -107,7 +107,7 @@ class Gathering:
         # The frames of the children hold this object, see `Call._drive`, so it must not hold what
         # the caller gets.
         try:
-            answered = isinstance(self._error, asyncio.CancelledError)
+            answered = _is_cancellation(self._error)
             if self._error is not None and not (
                 answered and self._returned == len(self._awaitables)
             ):
@@ -184,8 +184,7 @@ class Gathering:
             self._results[key] = exc
         elif self._error is None or (
             # A clean-up that fails is worth more than the cancellation that it was for.
-            isinstance(self._error, asyncio.CancelledError)
-            and not isinstance(exc, asyncio.CancelledError)
+            _is_cancellation(self._error) and not _is_cancellation(exc)
         ):
             self._error = exc
 
@@ -220,6 +219,11 @@ tasks_of[Gathering] = lambda gathering: gathering.tasks.values()
 def _next_turn() -> Generator[None, None, None]:
     """Let the loop's other callbacks have their turn."""
     yield
+
+
+def _is_cancellation(error: BaseException | None) -> bool:
+    # By the type itself: `isinstance` asks the exception for its class, and may be lied to.
+    return issubclass(type(error), asyncio.CancelledError)
 
 
 def _close(awaitables: Iterable[object]) -> None:

@@ -236,7 +236,10 @@ class Service:
         mode none does: asyncio tells there how long each step of a task took, and of which.
         """
         loop = asyncio.get_running_loop()
-        name = getattr(target, "__qualname__", None)
+        try:
+            name = getattr(target, "__qualname__", None)
+        except Exception:  # of a property of the user's
+            name = None
         if type(name) is not str:
             name = name_of(target)
         task: asyncio.Task[None]
