@@ -682,3 +682,38 @@ def test_ctrl_c_on_an_applications_loop_leaves_an_executor_that_ends(
     )
 
     assert int(places) > 3
+
+
+def test_ctrl_c_on_an_applications_loop_loses_no_call(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    [places] = printed_by(
+        INTERRUPT,
+        ENDED,
+        APPLICATIONS["it cancels all tasks"],
+        """
+        async def blocked():
+            await asyncio.Event().wait()
+
+        def prepare():
+            global loop, executor, future
+            loop = asyncio.new_event_loop()
+            executor = palitra.AsyncLoopExecutor.from_loop(loop)
+            future = executor.submit(blocked)
+            loop.run_until_complete(asyncio.sleep(0.01))
+
+        def check(place):
+            loop.close()
+            ended(place)
+            try:
+                say("a result:", place, future.result(5))
+            except (concurrent.futures.BrokenExecutor, concurrent.futures.CancelledError):
+                pass
+            except TimeoutError:
+                say("lost:", place)
+
+        say(interrupt_each(lambda: end(), interrupt, 1, prepare, check))
+        """,
+    )
+
+    assert int(places) > 3
