@@ -95,10 +95,13 @@ class Ending:
         self._host = host
         self.cause: BaseException | None = None  # of BROKEN
         self.contexts = Contexts()
-        self.done = False  # the loop has nothing left to do but the host's clean-up
-        self.ended = False  # and that is done
-        self.over = Moment()  # the last thing that is said
-        self.contexts_left = Moment()  # once all were left, though calls may follow
+        # In this order: the loop has nothing left to do but the host's clean-up; that is done, and
+        # no call is settled any more but by those who find it unsettled; everybody may know.
+        self.done = False
+        self.ended = False
+        self.over = Moment()
+        # When the contexts of the exit were left, for which threads may wait. Calls may follow.
+        self.contexts_left = Moment()
         self.given_up: list[Call] = []  # at exit, while they went on
         # The tasks that are ours, where the others are the application's.
         self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
@@ -197,7 +200,7 @@ class Ending:
         """On the loop: once no call is left, leave the entered contexts and stop."""
         waiting = self._calls.waited
         if self.requested and waiting and not self.done:
-            self.staff()
+            self.staff()  # a call without a thread would be waited for in vain
         if self.requested and not (waiting or self.loop_ends or self._task is not None):
             # Whatever task factory there is.
             self._task = asyncio.Task(self._finish(), loop=asyncio.get_running_loop())
@@ -248,13 +251,13 @@ class Ending:
         self._inbox.post(self._leave_contexts_early)
 
     def _leave_contexts_early(self) -> None:
-        if self._task is None and not self.done:
-            self._task = asyncio.Task(self._leave_early(), loop=asyncio.get_running_loop())
-            self._task.add_done_callback(self._left_early)
+        async def leave() -> None:
+            await self._end_services()  # which may use the contexts, in their clean-up too
+            await self.contexts.leave_all()
 
-    async def _leave_early(self) -> None:
-        await self._end_services()  # which may use the contexts, in their clean-up too
-        await self.contexts.leave_all()
+        if self._task is None and not self.done:
+            self._task = asyncio.Task(leave(), loop=asyncio.get_running_loop())
+            self._task.add_done_callback(self._left_early)
 
     def _left_early(self, task: asyncio.Task[None]) -> None:
         self._task = None
@@ -271,10 +274,6 @@ class Ending:
                 call.fail(self.failure(), leave=leave)
             except BaseException:  # the other calls are to be settled, whatever this user wants
                 LOGGER.critical("exception in a done-callback", exc_info=True)
-
-    def close_inbox(self) -> None:
-        """By the host, on the loop: take nothing more from the inbox."""
-        self._inbox.close()
 
     def end_here(self) -> None:
         """By the host, once the loop does nothing more for the service: settle, and say so.

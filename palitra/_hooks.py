@@ -418,15 +418,19 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
                 cancelled = True  # first: what interrupts this ends the waiting, see below
                 for service in pending:
                     service.ending.cancel_everything()
-            service = pending.pop(0)
+            # In turn, each until it is known to be over. Appended first, so that an interruption
+            # leaves no service out; to wait for one twice does no harm.
+            service = pending[0]
+            pending.append(service)
+            del pending[0]
             limit = service.exit_timeout
             if limit is not None and _process.waited >= limit + _GRACE:
                 _process.left += filter(None, [service.ending.abandon_at_exit()])
+                pending.remove(service)
                 continue
             if limit is not None and _process.waited >= limit and service not in limited:
                 limited.append(service)
                 service.ending.cancel_everything()
-            pending.append(service)  # until it is known to be over
             if is_over(service, _STEP):
                 pending.remove(service)
                 continue

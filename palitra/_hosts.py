@@ -42,6 +42,7 @@ from palitra._workers import (
 
 if TYPE_CHECKING:
     from palitra._ending import Ending
+    from palitra._inbox import Inbox
     from palitra._service import Service
 
 LOGGER = logging.getLogger("palitra")
@@ -194,7 +195,7 @@ class OwnLoop:
                 # Where user code stopped the loop, it goes on.
         except BaseException as exc:
             if self.loop is None and self._asyncio_threads is not None:
-                return  # likewise
+                return  # in such a child, too: `abandon` has taken the loop away
             service.ending.break_with(user_traceback(exc))
         self._close(service)
         del self, service  # the failure holds frames of the initializer, and they hold this one
@@ -421,6 +422,7 @@ class BorrowedLoop:
         self._watcher: dict[str, threading.Thread | None] = {}
         self._started = Moment()  # when calls are taken, or never will be
         self._finished = Moment()  # when only the watcher has something left to do
+        self._inbox: Inbox | None = None
         self._loop_thread: int | None = None
         self._watcher_ident: int | None = None
         self._guard: asyncio.Task[None] | None = None
@@ -483,6 +485,7 @@ class BorrowedLoop:
         if loop is None or not _runs_here(self._watcher, self._started):
             return
         self._watcher_ident = get_ident()
+        self._inbox = service.inbox
         service.inbox.attend(loop)
         service.ready = True
         self._started.happen()
@@ -558,7 +561,8 @@ class BorrowedLoop:
     def finish(self, ending: Ending) -> None:
         if self._released is not None and not self._released.done():
             self._released.set_result(None)
-        ending.close_inbox()  # here, because the application may close the loop at any moment
+        if self._inbox is not None:
+            self._inbox.close()  # here, because the application may close the loop at any moment
         self._finished.happen()
 
     def join(self, deadline: Deadline) -> bool:
