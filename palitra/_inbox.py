@@ -42,7 +42,7 @@ from functools import partial
 from itertools import repeat
 from typing import Protocol
 
-from palitra import _hooks
+from . import _hooks
 
 _BATCH = 100  # items that a drain takes before the loop's callbacks have their turn
 _LAST_WRITE = 1000  # milliseconds for a write of which the permission is taken

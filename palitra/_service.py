@@ -56,15 +56,15 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from palitra import _hooks
-from palitra._calls import Call, Calls, CallTimeoutError, DeadlockError
-from palitra._ending import Ending, State
-from palitra._futures import Slots
-from palitra._hosts import Host
-from palitra._inbox import Inbox
-from palitra._waiting import Deadline
-from palitra._words import name_of
-from palitra._workers import Job, WorkerThreads
+from . import _hooks
+from ._calls import Call, Calls, CallTimeoutError, DeadlockError, clock
+from ._ending import Ending, State
+from ._futures import Slots
+from ._hosts import Host
+from ._inbox import Inbox
+from ._waiting import Deadline
+from ._words import name_of
+from ._workers import Job, WorkerThreads
 
 _PAUSE = 0.01  # seconds before trying again to change a future that another thread looks at
 
@@ -217,7 +217,8 @@ class Service:
     def leave_behind(self, call: Call) -> None:
         """Wait for *call* no more, at no shutdown and no exit."""
         self.calls.leave_behind(call)
-        self.inbox.post(call.left_behind)
+        self.calls.unheard[call] = clock()
+        self.inbox.post(functools.partial(self.calls.heard, call))
         if self._end and not self.calls.waited:
             self.inbox.post(self.ending.wind_down)
 
@@ -271,13 +272,22 @@ class Service:
 
         The exit of the process does not wait again for what a limit has passed for: it cancels.
         """
-        deadline = Deadline(timeout)
-        if not self.wait_for_end(deadline):
+
+        def is_over(seconds: float) -> bool:
+            return self.wait_for_end(Deadline(seconds)) or self._waits_in_vain()
+
+        if not Deadline(timeout).wait(is_over):
             self.exit_timeout = 0.0
             left = self.ending.waited_for()
             raise CallTimeoutError(
                 f"shutdown() timed out after {timeout:g} s, still waiting for {left}"
             )
+
+    def _waits_in_vain(self) -> bool:
+        """Whether there is only a call that was left behind, and it holds the loop."""
+        if self.calls.waited or self.ending.contexts.entered:
+            return False
+        return self.calls.hold(self.host.loop)
 
     def wait_for_end(self, deadline: Deadline) -> bool:
         """Wait for the end of the loop and of all threads; False at the limit."""
@@ -286,6 +296,11 @@ class Service:
     def is_own_thread(self) -> bool:
         """Whether the caller is on the loop's thread or one of the worker threads."""
         return self.host.on_loop() or threading.current_thread() in self.workers.threads
+
+    @property
+    def exit_limit(self) -> float | None:
+        """For how many seconds an exit waits: none where a call left behind holds the loop."""
+        return 0.0 if self.calls.hold(self.host.loop) else self.exit_timeout
 
     @property
     def ends_with_main_thread(self) -> bool:
