@@ -166,6 +166,23 @@ class TestName(SphinxRole):
         return [shown], []
 
 
+def repeat_heads(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the head of each column into its cells, for phones: the style sheet hides it elsewhere.
+
+    In tables of the class "stacked", and in each cell but the first of a line.
+    """
+    for found in doctree.findall(nodes.table):
+        if "stacked" in found["classes"]:
+            [head], [body] = found.findall(nodes.thead), found.findall(nodes.tbody)
+            heads = [entry.deepcopy() for entry in head.findall(nodes.entry)]
+            for line in body.findall(nodes.row):
+                for entry, cell in zip(heads[1:], line.children[1:], strict=True):
+                    label = nodes.inline("", "", classes=["cell-head"])
+                    for paragraph in entry.deepcopy().findall(nodes.paragraph):
+                        label += paragraph.children
+                    cell.insert(0, label)
+
+
 def separate_plurals(
     app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
 ) -> None:
@@ -195,4 +212,5 @@ def setup(app: Sphinx) -> None:
     app.add_directive("measurements", Measurements)
     app.add_role("test", TestName())
     app.connect("autodoc-process-docstring", separate_plurals)
+    app.connect("doctree-read", repeat_heads)
     app.connect("missing-reference", find_short_name)

@@ -1,7 +1,7 @@
 """Run async code from synchronous programs, behind the interface of `concurrent.futures`."""
 
-from palitra._calls import CallTimeoutError, DeadlockError
-from palitra._default import (
+from ._calls import CallTimeoutError, DeadlockError
+from ._default import (
     cached_context,
     dump,
     enter_context,
@@ -16,9 +16,9 @@ from palitra._default import (
     sync_context,
     sync_iter,
 )
-from palitra._executor import AsyncLoopExecutor
-from palitra._records import CallInfo
-from palitra._runner import (
+from ._executor import AsyncLoopExecutor
+from ._records import CallInfo
+from ._runner import (
     EventLoopThreadRunner,
     is_runner_alive,
     shutdown_global_runner,

@@ -33,7 +33,7 @@ from collections.abc import Coroutine, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from palitra._stacks import (
+from ._stacks import (
     NOWHERE,
     Chain,
     Looped,
@@ -44,11 +44,11 @@ from palitra._stacks import (
     of_job,
     where_it_stands,
 )
-from palitra._waiting import Moment, locked, release, wait_for
-from palitra._words import close_if_coroutine, in_words, name_of, user_traceback
+from ._waiting import Looks, Moment, locked, release, wait_for
+from ._words import close_if_coroutine, in_words, name_of, user_traceback
 
 if TYPE_CHECKING:
-    from palitra._service import Service
+    from ._service import Service
 
 _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]
@@ -237,7 +237,10 @@ class Call:
         state = None
         try:
             if self._args is not None:
-                awaitable = self._target(*self._args, **(self._kwargs or {}))
+                if self._kwargs is None:
+                    awaitable = self._target(*self._args)
+                else:
+                    awaitable = self._target(*self._args, **self._kwargs)
                 self._target, self._args, self._kwargs = awaitable, None, None
                 del awaitable
             result = await self._target
@@ -414,7 +417,7 @@ class BlockingCall(Call, Generic[_T]):
             if timeout is not None:
                 name = self.name
             service.accept(self)
-            if not wait_for(self._done, timeout):
+            if not service.calls.looks.wait_for(self._done, timeout):
                 passed = f"{name} timed out after {timeout:g} s{self.unfinished()}"
                 self.cancel_once()
                 if not wait_for(self._done, GRACE):
@@ -559,7 +562,10 @@ class Calls:
         self.waited: dict[Call, None] = {}  # those whose end a shutdown waits for
         self.services: dict[Call, None] = {}  # those that it cancels instead
         self.left: dict[Call, None] = {}  # those that nobody waits for any more
+        # Those of them that the loop has had no time to hear of, and since when.
+        self.unheard: dict[Call, float] = {}
         self.watched: _Watch | None = None
+        self.looks = Looks()  # how its callers wait
 
     def __contains__(self, call: Call) -> bool:
         return call in self.waited or call in self.services or call in self.left
@@ -577,6 +583,22 @@ class Calls:
             self.left.pop(call, None)
         if self.watched is not None:
             self.watched.discard(call)
+
+    def heard(self, call: Call) -> None:
+        """On the loop, which goes on, though *call* was left behind."""
+        self.unheard.pop(call, None)
+        call.left_behind()
+
+    def hold(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """Whether one that was left behind holds *loop*, and has done so since."""
+        if loop is None:
+            return False
+        now = clock()
+        return any(
+            call.takes_first_step or asyncio.current_task(loop) in call.tasks()
+            for call, since in list(self.unheard.items())
+            if now - since >= GRACE
+        )
 
     def leave_behind(self, call: Call) -> None:
         """Wait for *call* no more."""

@@ -10,9 +10,9 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ParamSpec, TextIO, TypeVar
 
-from palitra import _report
-from palitra._bridges import _contexts, _functions
-from palitra._executor import AsyncLoopExecutor
+from . import _report
+from ._bridges import _contexts, _functions
+from ._executor import AsyncLoopExecutor
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -20,11 +20,11 @@ _ExitT = TypeVar("_ExitT", bound=bool | None)
 
 
 class _Place:
-    """Where a default executor is, if there is one, under one key."""
+    """Holds a default executor, if there is one, under one key of a dict."""
 
     def __init__(self, executor: AsyncLoopExecutor | None = None) -> None:
         self.current: dict[str, AsyncLoopExecutor] = {}
-        self.was_set = executor  # by `set_executor`: it is never replaced
+        self.was_set = executor  # by `set_executor`; such an executor is never replaced
         if executor is not None:
             self.current["executor"] = executor
 
@@ -32,11 +32,11 @@ class _Place:
 class _Default:
     """One executor for everybody: made on first use, and again after its end; or one that was set.
 
-    A thread that finds none, or one that has ended, takes that one out and puts its own in, if no
-    other thread has been faster: `dict.setdefault` says whose it is. Whoever sets an executor
-    appends its place to the others, and takes the first of them away: so each executor that was
-    there is returned once. No lock is held, so none can be left held by Ctrl-C or reach a forked
-    child.
+    A thread that finds no executor, or one that has ended, makes a new one and puts it into the
+    place. If two threads do so at once, `dict.setdefault` decides, and both use the same executor.
+    Whoever sets an executor appends a new place to `_places`, and takes the first place away: so
+    each executor that was there is returned once. No lock is held, so Ctrl-C can leave none held,
+    and a forked child finds none.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class _Default:
 
     @property
     def current(self) -> AsyncLoopExecutor | None:
-        """The executor that there is."""
+        """The present executor; None where there is none."""
         return self._places[-1].current.get("executor")
 
     def get(self) -> AsyncLoopExecutor:
@@ -57,7 +57,7 @@ class _Default:
     def _renewed(self, place: _Place, ended: AsyncLoopExecutor | None) -> AsyncLoopExecutor:
         if ended is not None:
             if ended is place.was_set:
-                return ended  # it says itself why it takes no call
+                return ended  # whose methods raise, and say why they take no call
             _take_out(place.current, ended)
         return place.current.setdefault("executor", AsyncLoopExecutor(thread_name_prefix="palitra"))
 
@@ -65,7 +65,7 @@ class _Default:
         self._places.append(_Place(executor))
         place = self._places.popleft()
         before = place.current.get("executor")
-        # Nobody can do anything with one that has ended, unless somebody has set it.
+        # An executor that has ended is of no use to the caller, unless somebody had set it.
         usable = before is not None and (before is place.was_set or before._service.usable)
         return before if usable else None
 
@@ -88,9 +88,14 @@ _default = _Default()
 def get_executor() -> AsyncLoopExecutor:
     """Return the default executor of this process, made on first use and again after its end.
 
-    Where `set_executor` has set one, that one, until another is set.
+    Returns:
+        The executor. If `set_executor` has set one, that one, until another is set.
 
-    Thread-safe.
+    Raises:
+        ValueError: A new executor is needed, and the environment variable
+            ``PALITRA_STALL_TIMEOUT`` is not a number of seconds.
+
+    Thread-safe; starts nothing.
 
     >>> import palitra
     >>> palitra.get_executor() is palitra.get_executor()
@@ -105,18 +110,18 @@ def set_executor(executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None
     """Set the default executor of this process, and return the one that was there.
 
     `palitra.run` and all other functions of the module, and what `palitra.sync` has decorated, use
-    it from then on: an executor with limits, on uvloop, or over the application's loop
-    (`AsyncLoopExecutor.from_loop`). It is not replaced silently: after its end, uses raise until
-    another is set.
+    the new executor from then on. It may have limits, run on uvloop, or be over the application's
+    loop (`AsyncLoopExecutor.from_loop`). An executor that was set is not replaced silently: after
+    its end, uses raise until another is set.
 
     Args:
         executor: The executor. None: the next use makes one.
 
     Returns:
-        The executor that was there, which the caller ends; None where there was none.
+        The executor that was there, for the caller to shut down; None if there was none.
 
     Raises:
-        TypeError: *executor* is no `AsyncLoopExecutor`.
+        TypeError: *executor* is neither an `AsyncLoopExecutor` nor None.
         ValueError: *executor* has ended.
 
     Thread-safe.
@@ -149,7 +154,7 @@ def shutdown(
         timeout: The most seconds to wait; None: no limit.
 
     Raises:
-        CallTimeoutError: *timeout* is over; the message names what is still there.
+        CallTimeoutError: *timeout* is over; the message names what is still unfinished.
         DeadlockError: *wait* is true, and the caller is on one of the executor's own threads.
         ValueError: A *timeout* without *wait*, or a negative one.
 
@@ -174,6 +179,9 @@ def dump(file: TextIO | None = None) -> None:
     Args:
         file: Where to write; None: standard error.
 
+    Raises:
+        OSError: *file* cannot be written to.
+
     Thread-safe, also in a signal handler, while the loop is blocked, and after its end.
 
     >>> import palitra, sys
@@ -194,7 +202,25 @@ def run(
 ) -> _T:
     """Run a coroutine on the default executor, wait for it, and return its result.
 
-    Arguments, exceptions and thread-safety are those of `AsyncLoopExecutor.run`.
+    Args:
+        coro: The coroutine.
+        timeout: Seconds after which the coroutine is cancelled; None: never.
+        context: The context to run in; None: a copy of the caller's.
+
+    Returns:
+        The coroutine's result.
+
+    Raises:
+        BaseException: What the coroutine raised, unchanged.
+        CallTimeoutError: *timeout* is over.
+        KeyboardInterrupt: Ctrl-C; the coroutine is cancelled, and its clean-up awaited.
+        NotImplementedError: *coro* is awaitable, but not a coroutine.
+        TypeError: *coro* is neither.
+        DeadlockError: The caller is on the loop's own thread.
+        RuntimeError: The executor takes no more calls, or *context* is in use.
+        concurrent.futures.BrokenExecutor: The loop has failed.
+
+    Thread-safe. `AsyncLoopExecutor.run` says more.
 
     >>> import palitra
     >>> async def answer():
@@ -214,7 +240,25 @@ def gather(
 ) -> list[Any]:
     """Await all arguments on the default executor, concurrently; return a list of their results.
 
-    Arguments, exceptions and thread-safety are those of `AsyncLoopExecutor.gather`.
+    Args:
+        *coros_or_futures: Coroutines, other awaitables, and futures.
+        return_exceptions: Whether exceptions are results like any other.
+        timeout: Seconds after which the coroutines are cancelled; None: never.
+
+    Returns:
+        The results in the order of the arguments.
+
+    Raises:
+        BaseException: What the first to fail raised, unless *return_exceptions* is true.
+        CallTimeoutError: *timeout* is over.
+        KeyboardInterrupt: Ctrl-C; the coroutines are cancelled, and their clean-up awaited.
+        TypeError: An argument cannot be awaited.
+        ValueError: An `asyncio.Future` belongs to another loop.
+        DeadlockError: The caller is on the loop's own thread.
+        RuntimeError: The executor takes no more calls.
+        concurrent.futures.BrokenExecutor: The loop has failed.
+
+    Thread-safe. `AsyncLoopExecutor.gather` says more.
 
     >>> import palitra
     >>> async def double(x):
@@ -233,7 +277,16 @@ def gather(
 
 
 def get_loop() -> asyncio.AbstractEventLoop:
-    """Return the running event loop of the default executor: `AsyncLoopExecutor.get_loop`.
+    """Return the running event loop of the default executor; start the loop if need be.
+
+    Returns:
+        The loop, which nobody but `shutdown` may stop or close.
+
+    Raises:
+        RuntimeError: The executor takes no more calls.
+        concurrent.futures.BrokenExecutor: The loop has failed.
+
+    Thread-safe.
 
     >>> import palitra
     >>> palitra.get_loop().is_running()
@@ -247,9 +300,22 @@ def get_loop() -> asyncio.AbstractEventLoop:
 def sync(fn: Callable[..., Any]) -> Any:
     """Make a synchronous function of an async one, over the default executor.
 
-    Arguments and result are those of `AsyncLoopExecutor.sync`. The function uses the default
-    executor of the process and the moment that it is called in: it pickles, as a function of a
-    module does, and works in process pools and on other machines.
+    The function uses whatever is the default executor at the time of each call, in the process of
+    the call. So it can be pickled, as a function of a module can, and works in process pools and on
+    other machines.
+
+    Args:
+        fn: An async function, an async generator function, or a function that returns an
+            awaitable.
+
+    Returns:
+        A function with the name, the docstring and the signature of *fn*. Calling it raises what
+        `run` raises; its ``submit`` returns a future instead.
+
+    Raises:
+        TypeError: *fn* is not callable.
+
+    Thread-safe, and so is the function. `AsyncLoopExecutor.sync` says more.
 
     >>> import palitra
     >>> @palitra.sync
@@ -270,7 +336,20 @@ def sync_iter(
 ) -> Any:
     """Iterate over an async iterable from synchronous code, on the default executor.
 
-    Arguments, result and exceptions are those of `AsyncLoopExecutor.sync_iter`.
+    Args:
+        aiterable: The async iterable, or a callable without arguments that returns one; it is
+            called on the loop.
+        buffersize: How many items to fetch ahead. None: each is fetched when it is asked for.
+
+    Returns:
+        An iterator that is a context manager too. Its `close`, the end of the ``with`` block, and
+        the end of the last reference to it close the async iterator on the loop.
+
+    Raises:
+        TypeError: *aiterable* is neither, or *buffersize* is not an integer.
+        ValueError: *buffersize* is less than 1.
+
+    Thread-safe; the iterator is for one thread at a time. `AsyncLoopExecutor.sync_iter` says more.
 
     >>> import palitra
     >>> async def count(n):
@@ -290,7 +369,19 @@ def sync_context(
 ) -> AbstractContextManager[_T, _ExitT]:
     """Use an async context manager in a ``with`` statement, on the default executor.
 
-    Arguments, result and exceptions are those of `AsyncLoopExecutor.sync_context`.
+    Args:
+        acm: The async context manager, or a callable without arguments that returns one; it is
+            called on the loop.
+
+    Returns:
+        A context manager, usable once. An exception of the ``with`` block reaches *acm*, and can be
+        suppressed there.
+
+    Raises:
+        TypeError: *acm* is neither.
+
+    Thread-safe; the context manager is for one thread at a time. `AsyncLoopExecutor.sync_context`
+    says more.
 
     >>> import contextlib, palitra
     >>> @contextlib.asynccontextmanager
@@ -310,7 +401,18 @@ def enter_context(
 ) -> _T:
     """Enter an async context manager on the default executor; leave it at the executor's end.
 
-    Arguments, result and exceptions are those of `AsyncLoopExecutor.enter_context`.
+    Args:
+        acm: The async context manager, or a callable without arguments that returns one (a class,
+            say); it is called on the loop.
+
+    Returns:
+        What entering returned.
+
+    Raises:
+        TypeError: *acm* is neither.
+        BaseException: What entering raised, and what `run` raises.
+
+    Thread-safe. `AsyncLoopExecutor.enter_context` says more.
 
     >>> import contextlib, palitra
     >>> @contextlib.asynccontextmanager
@@ -327,9 +429,22 @@ def enter_context(
 def cached_context(factory: Callable[[], AbstractAsyncContextManager[_T]]) -> Callable[[], _T]:
     """Make a function that enters an async context manager once, on the default executor.
 
-    Arguments, result and exceptions are those of `AsyncLoopExecutor.cached_context`. The function
-    uses the default executor of the process and the moment that it is called in: a pool that a
-    module makes so is opened in each process that uses it, after a fork and after `shutdown` too.
+    The function uses whatever is the default executor at the time of each call, in the process of
+    the call. So a pool of a module is opened in each process that uses it, after a fork and after
+    `shutdown` too.
+
+    Args:
+        factory: A callable without arguments that returns an async context manager; it is called on
+            the loop.
+
+    Returns:
+        A function without arguments. Its first call enters the context, and raises what entering
+        raises and what `run` raises; each call returns the value of the context.
+
+    Raises:
+        TypeError: *factory* cannot be called, or is an async context manager itself.
+
+    Thread-safe, and so is the function. `AsyncLoopExecutor.cached_context` says more.
 
     >>> import contextlib, palitra
     >>> @palitra.cached_context
@@ -349,7 +464,20 @@ def push_async_callback(
 ) -> Callable[_P, Awaitable[_T]]:
     """Call and await *fn* at the default executor's end, last in first out.
 
-    Arguments, result and exceptions are those of `AsyncLoopExecutor.push_async_callback`.
+    Args:
+        fn: An async function, called in a copy of the caller's context.
+        *args: Positional arguments for *fn*.
+        **kwargs: Keyword arguments for *fn*.
+
+    Returns:
+        *fn*, so that this can be used as a decorator.
+
+    Raises:
+        TypeError: *fn* is not callable.
+        RuntimeError: The executor takes no more calls.
+        concurrent.futures.BrokenExecutor: The loop has failed.
+
+    Thread-safe; inside a coroutine on the loop too.
 
     >>> import palitra
     >>> async def goodbye():

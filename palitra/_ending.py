@@ -26,19 +26,22 @@ import asyncio
 import concurrent.futures
 import contextlib
 import enum
+import functools
 import logging
+import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
-from palitra._calls import GRACE, Call, Calls, describe
-from palitra._hosts import Host, all_done
-from palitra._inbox import Inbox
-from palitra._waiting import Deadline, Moment
-from palitra._words import name_of
-from palitra._workers import WorkerThreads
+from ._calls import GRACE, Call, Calls, describe
+from ._hosts import Host, all_done, say_nothing_of
+from ._inbox import Inbox
+from ._waiting import Deadline, Moment
+from ._words import name_of
+from ._workers import WorkerThreads
 
 LOGGER = logging.getLogger("palitra")
 _NAMED = 10  # calls that a text names
+_LOOK = 0.05  # seconds between looks at threads that nobody can join
 
 
 class State(enum.Enum):
@@ -95,10 +98,13 @@ class Ending:
         self._host = host
         self.cause: BaseException | None = None  # of BROKEN
         self.contexts = Contexts()
-        self.done = False  # the loop has nothing left to do but the host's clean-up
-        self.ended = False  # and that is done
-        self.over = Moment()  # the last thing that is said
-        self.contexts_left = Moment()  # once all were left, though calls may follow
+        # In this order: the loop has nothing left to do but the host's clean-up; that is done, and
+        # no call is settled any more but by those who find it unsettled; everybody may know.
+        self.done = False
+        self.ended = False
+        self.over = Moment()
+        # When the contexts of the exit were left, for which threads may wait. Calls may follow.
+        self.contexts_left = Moment()
         self.given_up: list[Call] = []  # at exit, while they went on
         # The tasks that are ours, where the others are the application's.
         self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
@@ -181,6 +187,8 @@ class Ending:
             self._inbox.post(self._cancel_tasks)
 
     def _cancel_tasks(self) -> None:
+        if self._task is None and not self.done:
+            return  # there is no clean-up yet, and contexts are not to end before they are left
         for task in list(self.tasks) if self._host.is_borrowed else asyncio.all_tasks():
             if task is not self._task:  # it waits for their clean-up, and ends the loop
                 task.cancel()
@@ -197,7 +205,7 @@ class Ending:
         """On the loop: once no call is left, leave the entered contexts and stop."""
         waiting = self._calls.waited
         if self.requested and waiting and not self.done:
-            self.staff()
+            self.staff()  # a call without a thread would be waited for in vain
         if self.requested and not (waiting or self.loop_ends or self._task is not None):
             # Whatever task factory there is.
             self._task = asyncio.Task(self._finish(), loop=asyncio.get_running_loop())
@@ -239,22 +247,30 @@ class Ending:
         for call, description in zip(left, describe(left, self._host), strict=True):
             LOGGER.warning("left behind at the end: %s", description)
             self._calls.leave_behind(call)
+            for task in call.tasks():
+                say_nothing_of(task)
 
-    def leave_contexts(self) -> None:
-        """In any thread: have the contexts left that are entered now, though calls may follow."""
+    def leave_contexts(self, after: Collection[threading.Thread] = ()) -> None:
+        """In any thread: have the contexts left that are entered now, though calls may follow.
+
+        But not before all threads of *after* have ended: the loop looks, where no thread is to be
+        had that could join them.
+        """
         if self._host.end_unstarted():
             self.contexts_left.happen()
             return
-        self._inbox.post(self._leave_contexts_early)
+        self._inbox.post(functools.partial(self._leave_contexts_early, after))
 
-    def _leave_contexts_early(self) -> None:
-        if self._task is None and not self.done:
-            self._task = asyncio.Task(self._leave_early(), loop=asyncio.get_running_loop())
+    def _leave_contexts_early(self, after: Collection[threading.Thread] = ()) -> None:
+        async def leave() -> None:
+            await self._end_services()  # which may use the contexts, in their clean-up too
+            await self.contexts.leave_all()
+
+        if any(thread.is_alive() for thread in after):
+            asyncio.get_running_loop().call_later(_LOOK, self._leave_contexts_early, after)
+        elif self._task is None and not self.done:
+            self._task = asyncio.Task(leave(), loop=asyncio.get_running_loop())
             self._task.add_done_callback(self._left_early)
-
-    async def _leave_early(self) -> None:
-        await self._end_services()  # which may use the contexts, in their clean-up too
-        await self.contexts.leave_all()
 
     def _left_early(self, task: asyncio.Task[None]) -> None:
         self._task = None
@@ -271,10 +287,6 @@ class Ending:
                 call.fail(self.failure(), leave=leave)
             except BaseException:  # the other calls are to be settled, whatever this user wants
                 LOGGER.critical("exception in a done-callback", exc_info=True)
-
-    def close_inbox(self) -> None:
-        """By the host, on the loop: take nothing more from the inbox."""
-        self._inbox.close()
 
     def end_here(self) -> None:
         """By the host, once the loop does nothing more for the service: settle, and say so.
@@ -306,28 +318,40 @@ class Ending:
         self._inbox.ring()  # Ctrl-C may have kept somebody from it
         return self.over.passed or self._calls.wait_for_these(seconds)
 
-    def waited_for(self) -> str:
-        """What the end waits for, by name, for a text."""
+    def waited_for(self, otherwise: str = "clean-up") -> str:
+        """What the end waits for, by name, for a text; *otherwise* where there are no names."""
         calls = list(self._calls.waited)
         if not calls and self.requested:
             calls = list(self._calls.services)
         names = describe(calls[:_NAMED], self._host)
         if len(calls) > _NAMED:
             names.append(f"{len(calls) - _NAMED} more")
+        if self._calls.hold(self._host.loop):
+            names += describe(list(self._calls.unheard), self._host)
         leaving = self.contexts.leaving
         if leaving is not None:
             names.append(name_of(leaving))
         if not names:
             names = [*self._workers.names(), *self._host.thread_names()]
-        return ", ".join(names) or "clean-up"
+        if not names:
+            names = [name_of(leave) for leave in list(self.contexts.entered)[:_NAMED]]
+        return ", ".join(names) or otherwise
 
-    def abandon_at_exit(self) -> str:
-        """End the waiting at exit: fail what is left, and say what that is; empty if nothing."""
-        names = "" if self.over.passed else self.waited_for()
-        self.requested.setdefault("state", State.EXITING)
+    def abandon_at_exit(self, *, goes_on: bool = False) -> str:
+        """End the waiting at exit: fail what is left, and say what that is; empty if nothing.
+
+        *goes_on*: handlers that come later in the exit may still call.
+        """
+        if not goes_on:
+            self.requested.setdefault("state", State.EXITING)
+        names = self.waited_for("" if goes_on or self.over.passed else "clean-up")
         self.given_up = self._calls.snapshot()
+        with contextlib.suppress(RuntimeError):  # one more began just now
+            for task in list(self.tasks):
+                say_nothing_of(task)
         self.fail_calls(leave=True)
         self._workers.leave_behind()
         self._host.leave_behind()
-        self.over.happen()
+        if not goes_on:
+            self.over.happen()
         return names

@@ -11,7 +11,6 @@ import itertools
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -19,19 +18,20 @@ from inspect import CO_COROUTINE
 from types import CoroutineType, FunctionType, TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar
 
-from palitra import _report
-from palitra._bridges import _contexts, _functions, _iterators
-from palitra._calls import DeadlockError, RunCall, clock
-from palitra._ending import State
-from palitra._futures import FutureCall, withdraw
-from palitra._gather import Gathering
-from palitra._hosts import BorrowedLoop, Host, OwnLoop
-from palitra._records import CallInfo
-from palitra._service import Service
-from palitra._stalls import StallWatch, stall_limit
-from palitra._waiting import Deadline, limit, waits_for
-from palitra._words import close_if_coroutine, hint, name_of, user_traceback
-from palitra._workers import default_number_of_threads
+from . import _report
+from ._bridges import _contexts, _functions, _iterators
+from ._calls import DeadlockError, RunCall, clock
+from ._ending import State
+from ._futures import FutureCall, withdraw
+from ._gather import Gathering
+from ._hosts import BorrowedLoop, Host, OwnLoop
+from ._records import CallInfo
+from ._results import Results
+from ._service import Service
+from ._stalls import StallWatch, stall_limit
+from ._waiting import Deadline, limit, waits_for
+from ._words import close_if_coroutine, hint, name_of, user_traceback
+from ._workers import default_number_of_threads, is_plain
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -56,8 +56,9 @@ class AsyncLoopExecutor(Executor):
     loop's thread starts with the first call. Leaving the ``with`` block calls `shutdown`.
 
     When the interpreter ends, the calls in flight are finished first; other threads can make calls
-    as long as they live. Python 3.12 starts no thread after the end of the main thread: what needs
-    a new one is refused there by then (RuntimeError), the first call of an executor, say.
+    as long as they live. Python 3.12 starts no thread after the end of the main thread. There, a
+    call that needs a new thread by then, such as the first call of an executor, is refused with a
+    RuntimeError.
 
     All methods may be called from any thread. Those that wait raise `DeadlockError` on the loop's
     own thread, where they would wait for themselves.
@@ -68,18 +69,24 @@ class AsyncLoopExecutor(Executor):
             `concurrent.futures.ThreadPoolExecutor` has by default.
         thread_name_prefix: What the names of the threads begin with.
         initializer: Called in each thread before its first call: the loop's, and the workers'.
-            Where it raises, the executor is broken: this and all later calls get
+            If it raises, the executor is broken: this and all later calls get
             `concurrent.futures.BrokenExecutor`.
         initargs: Arguments for *initializer*.
-        loop_factory: Makes the event loop, in its thread; `asyncio.new_event_loop` if None. Where
-            it raises, the executor is broken.
+        loop_factory: Makes the event loop, in the loop's thread; `asyncio.new_event_loop` if None.
+            If it raises, the executor is broken.
         debug: Whether the loop is in asyncio's debug mode; None: as the environment says.
+        exit_timeout: The most seconds to wait for calls at the exit of the process, counted from
+            the end of the main thread; None: no limit. After that, the calls in flight are
+            cancelled, have a second for their clean-up, and are left behind: a log line names them,
+            and their futures get `concurrent.futures.BrokenExecutor`.
         stall_timeout: Seconds. When user code has held the loop for that long, a warning on the
-            logger ``palitra`` says which call does, and where; another one when the loop goes on.
-            None: what the environment variable ``PALITRA_STALL_TIMEOUT`` says; 0: never.
+            logger ``palitra`` says which call holds the loop, and where; another warning follows
+            when the loop goes on. None: what the environment variable ``PALITRA_STALL_TIMEOUT``
+            says; 0: never.
 
     Raises:
-        ValueError: *max_workers* is less than 1, or *stall_timeout* negative.
+        ValueError: *max_workers* is less than 1; or *exit_timeout*, *stall_timeout* or the
+            environment variable is negative or not a number.
         TypeError: *max_workers* is not an integer, or *initializer* or *loop_factory* is not
             callable.
 
@@ -174,18 +181,19 @@ class AsyncLoopExecutor(Executor):
         Args:
             loop: The loop. None: the one that runs where this is called.
             max_workers: As for the class.
-            thread_name_prefix: As for the class; there are worker threads only.
+            thread_name_prefix: What the names of the worker threads begin with.
             initializer: Called in each worker thread before its first call.
             initargs: Arguments for *initializer*.
-            exit_timeout: As for the class.
-            stall_timeout: As for the class.
+            exit_timeout: Seconds, as for the class.
+            stall_timeout: Seconds, as for the class.
 
         Returns:
             The executor.
 
         Raises:
-            RuntimeError: *loop* is None, and none is running here; or *loop* is closed.
-            TypeError: *loop* is no event loop.
+            RuntimeError: *loop* is None, and no loop is running here; or *loop* is closed.
+            ValueError: As for the class.
+            TypeError: *loop* is not an event loop; and as for the class.
 
         Thread-safe. In a forked child the executor refuses calls: the loop is the parent's.
 
@@ -226,8 +234,9 @@ class AsyncLoopExecutor(Executor):
         return executor
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # An executor that is dropped ends as if shut down; the loop's thread knows nothing of it.
-        # While the interpreter is taken apart there is nothing left to end, and to end with.
+        # An executor that is dropped ends as if it had been shut down. The loop's thread keeps no
+        # reference to the executor, so it does get dropped. While the interpreter is torn down,
+        # nothing is left to end.
         service = self.__dict__.get("_service")  # not there if a bad argument was refused
         if service is not None and not _is_finalizing():
             service.ending.shut_down()
@@ -279,7 +288,7 @@ class AsyncLoopExecutor(Executor):
 
     @property
     def _broken(self) -> str | bool:
-        # Not ours to name: code that knows ThreadPoolExecutor looks here.
+        # The name is that of ThreadPoolExecutor's attribute, which other code looks at.
         ending = self._service.ending
         return str(ending.refusal()) if ending.state is State.BROKEN else False
 
@@ -306,7 +315,7 @@ class AsyncLoopExecutor(Executor):
 
         Raises:
             TypeError: *fn* cannot be called or awaited, or is an async generator (see `sync_iter`).
-            RuntimeError: The executor is shut down, or the interpreter is.
+            RuntimeError: The executor or the interpreter is shut down.
             concurrent.futures.BrokenExecutor: The loop has failed.
 
         Thread-safe; never blocks, but for the start of the loop at the first call.
@@ -320,7 +329,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
-        # The two usual kinds are told apart at once; `_kind` knows all of them.
+        # The most usual kind first: to tell it takes no time. `_kind` tells all of them.
         if type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE:
             return _submit(self._service, _Kind.CALL, fn, args, kwargs)
         return _submit(self._service, _kind(fn), fn, args, kwargs)
@@ -330,10 +339,10 @@ class AsyncLoopExecutor(Executor):
     ) -> Future[Any]:
         """Schedule a coroutine that runs beside the program, without an end of its own.
 
-        As `submit`, but nobody waits for it to end: once the other calls are over, a shutdown or
-        the exit of the process cancels it, before entered contexts are left, and it has a second
-        for its clean-up. It is not counted by *max_workers*. Where it dies by an exception that
-        nobody has asked for, the loop's exception handler is told.
+        As `submit`, but nobody waits for the coroutine to end. Once the other calls are over, a
+        shutdown or the exit of the process cancels the coroutine, before entered contexts are left;
+        its clean-up has a second. *max_workers* does not count it. If it ends by an exception that
+        nobody has asked its future for, the loop's exception handler is told.
 
         Args:
             fn: A coroutine function or a coroutine.
@@ -345,7 +354,7 @@ class AsyncLoopExecutor(Executor):
 
         Raises:
             TypeError: *fn* is neither.
-            RuntimeError: The executor is shut down, or the interpreter is.
+            RuntimeError: The executor or the interpreter is shut down.
             concurrent.futures.BrokenExecutor: The loop has failed.
 
         Thread-safe; never blocks, but for the start of the loop at the first call.
@@ -380,16 +389,17 @@ class AsyncLoopExecutor(Executor):
         """Call *fn* for each tuple of items, all at once, and iterate over the results in order.
 
         Args:
-            fn: What `submit` takes, but for a coroutine.
-            *iterables: As many as *fn* has parameters; ends with the shortest.
+            fn: What `submit` takes, except coroutines.
+            *iterables: As many as *fn* has parameters; the shortest ends the iteration.
             timeout: Seconds from now after which the iterator raises; None: never.
             chunksize: Ignored, as by thread pools.
-            buffersize: The most results that are waited for or waiting to be taken; the iterables
-                are read no further than that needs. None: they are read to their end at once.
+            buffersize: The most calls whose results have not been taken yet; the iterables are read
+                no further than that. None: they are read to their end at once.
 
         Returns:
-            An iterator. It raises what a call raised when its turn comes. Closing it, or dropping
-            it half-way, cancels the calls that are left.
+            An iterator. It raises what a call raised when that call's turn comes. Closing the
+            iterator, or dropping it, cancels the calls that are left. But plain callables run, as
+            in a thread pool, where the iterator is dropped before anything was read from it.
 
         Raises:
             TimeoutError: From the iterator, when *timeout* is over.
@@ -416,9 +426,9 @@ class AsyncLoopExecutor(Executor):
                 raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else clock() + timeout
         submit = functools.partial(self.submit, fn)  # it may be replaced on the instance
-        # Not zip: it would keep the arguments of the last call.
+        # Not `zip`, which would keep the arguments of the last call alive.
         calls = map(submit, *iterables) if iterables else iter(())
-        return _Results(calls, buffersize, deadline)
+        return Results(calls, buffersize, deadline, runs_unread=_runs_in_a_thread(fn))
 
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
@@ -426,14 +436,14 @@ class AsyncLoopExecutor(Executor):
         """Accept no more calls, finish those there are, leave entered contexts, close the loop.
 
         Tasks that user code started beside the calls are cancelled, and async generators closed, as
-        `asyncio.run` does it. Calling it again does no harm, and can wait or cancel where the first
-        call did not.
+        `asyncio.run` does. A second call does no harm, and can wait or cancel where the first one
+        did not.
 
         Args:
-            wait: Whether to return only when all that is done and the threads have ended.
-            cancel_futures: Whether to cancel what is unfinished: coroutines in flight too, of `run`
-                and `gather` as well. What runs in a worker thread cannot be cancelled, nor an
-                awaitable that it then returns.
+            wait: Whether to return only when all of this is done and the threads have ended.
+            cancel_futures: Whether to cancel the calls that are unfinished, including coroutines in
+                flight and those of `run` and `gather`. A callable that runs in a worker thread
+                cannot be cancelled, nor can an awaitable that it then returns.
             timeout: The most seconds to wait; None: no limit. The executor goes on ending when the
                 limit has passed, and this can be called again. If the process exits before that,
                 the exit cancels what is left, gives it a second, and leaves it behind.
@@ -469,19 +479,20 @@ class AsyncLoopExecutor(Executor):
             self._service.join(timeout)
 
     async def aclose(self, *, cancel_futures: bool = False) -> None:
-        """As `shutdown`, for async code of any loop: waits without a thread of that loop's.
+        """Shut down as `shutdown` does, for async code: wait without blocking the caller's loop.
 
-        ``async with`` calls it at the end of its block, and an exception of the block reaches the
-        entered contexts, as in ``with``. If the waiting is cancelled, the executor goes on ending.
+        ``async with`` calls this method at the end of its block, and an exception of the block
+        reaches the entered contexts, as in ``with``. If the waiting is cancelled, the executor goes
+        on ending.
 
         Args:
-            cancel_futures: Whether to cancel what is unfinished, as for `shutdown`.
+            cancel_futures: Whether to cancel the calls that are unfinished, as for `shutdown`.
 
         Raises:
             DeadlockError: The caller is one of the executor's own calls, which would wait for
                 itself; nothing is changed.
 
-        Thread-safe.
+        Thread-safe, on any event loop.
 
         >>> import asyncio, palitra
         >>> async def main():
@@ -517,12 +528,15 @@ class AsyncLoopExecutor(Executor):
         service.wait_for_end(Deadline(None))
 
     def on_loop(self) -> bool:
-        """Whether the caller is on the loop's own thread, where a blocking call would never return.
+        """Tell whether the caller is on the loop's own thread, where blocking calls never return.
 
-        For code that is called from both sides; with a second executor, say:
+        For code that is called from both sides. With a second executor, such code can write
         ``(other if executor.on_loop() else executor).run(coro)``.
 
-        Thread-safe.
+        Returns:
+            True on the loop's own thread, and False elsewhere.
+
+        Thread-safe; raises nothing.
 
         >>> import palitra
         >>> async def on_loop():
@@ -541,8 +555,8 @@ class AsyncLoopExecutor(Executor):
         Returns:
             A list of `CallInfo`; empty before the first call and after the end.
 
-        Thread-safe; never waits for the loop. On free-threaded builds the loop is asked where its
-        coroutines wait, for half a second at most.
+        Thread-safe; raises nothing. Never waits for the loop, except on free-threaded builds: there
+        the loop is asked where its coroutines wait, for half a second at most.
 
         >>> import asyncio, palitra
         >>> async def wait_for_ever():
@@ -571,9 +585,9 @@ class AsyncLoopExecutor(Executor):
 
         Args:
             coro: The coroutine.
-            timeout: Seconds after which it is cancelled; None: never. It then has a second for its
-                clean-up; if that is not enough, or the loop is blocked, the exception carries a
-                note that says where the loop's thread stands.
+            timeout: Seconds after which the coroutine is cancelled; None: never. The coroutine then
+                has a second for its clean-up. If that is not enough, or if the loop is blocked, the
+                exception carries a note that says where the loop's thread stands.
             context: The context to run in, which nobody else may enter meanwhile; None: a copy of
                 the caller's.
 
@@ -582,9 +596,10 @@ class AsyncLoopExecutor(Executor):
 
         Raises:
             BaseException: What the coroutine raised, unchanged.
-            TimeoutError: *timeout* is over.
-            KeyboardInterrupt: Ctrl-C. The coroutine is cancelled, and its clean-up waited for; a
-                second Ctrl-C does not wait. Any other exception from a signal handler likewise.
+            CallTimeoutError: *timeout* is over.
+            KeyboardInterrupt: Ctrl-C. The coroutine is cancelled, and its clean-up awaited; a
+                second Ctrl-C ends that waiting. The same goes for any other exception that a signal
+                handler raises.
             NotImplementedError: *coro* is awaitable, but not a coroutine.
             TypeError: *coro* is neither.
             DeadlockError: The caller is on the loop's own thread.
@@ -623,7 +638,7 @@ class AsyncLoopExecutor(Executor):
         try:
             if context is not None:
                 self._service.refuse_on_loop("run()")
-                context.run(int)  # one in use could not be entered on the loop, ever
+                context.run(int)  # raises if the context is in use: the loop could not enter it
             return None if timeout is None else _seconds(timeout)
         except BaseException:
             coro.close()
@@ -644,17 +659,20 @@ class AsyncLoopExecutor(Executor):
             *coros_or_futures: Coroutines, other awaitables, `concurrent.futures.Future`s, and
                 `asyncio.Future`s of this loop.
             return_exceptions: Whether exceptions are results like any other.
-            timeout: Seconds, as for `run`; None: no limit.
+            timeout: Seconds after which the coroutines are cancelled, as for `run`; None: never.
 
         Returns:
             The results in the order of the arguments.
 
         Raises:
-            BaseException: What the first to fail raised, unless *return_exceptions*.
+            BaseException: What the first to fail raised, unless *return_exceptions* is true.
+            CallTimeoutError: *timeout* is over.
+            KeyboardInterrupt: Ctrl-C, as for `run`.
             ValueError: An `asyncio.Future` belongs to another loop.
             TypeError: An argument cannot be awaited.
-            TimeoutError, KeyboardInterrupt, DeadlockError, RuntimeError,
-            concurrent.futures.BrokenExecutor: As for `run`.
+            DeadlockError: The caller is on the loop's own thread.
+            RuntimeError: The executor is shut down.
+            concurrent.futures.BrokenExecutor: The loop has failed.
 
         Thread-safe. Not counted by *max_workers*.
 
@@ -681,10 +699,13 @@ class AsyncLoopExecutor(Executor):
             del gathering, coros_or_futures
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running event loop; starts it if need be.
+        """Return the running event loop; start the loop if need be.
 
         For code that wants the loop itself (``loop.call_soon_threadsafe``, and libraries that take
-        a loop). Do not stop or close it: `shutdown` does.
+        a loop).
+
+        Returns:
+            The loop, which nobody but `shutdown` may stop or close.
 
         Raises:
             RuntimeError: The executor is shut down.
@@ -706,9 +727,9 @@ class AsyncLoopExecutor(Executor):
     def sync(self, fn: Callable[..., Any]) -> Any:
         """Make a synchronous function of an async one.
 
-        Works as a decorator, on functions, methods, and callable objects; inside or outside of
+        Works as a decorator, on functions, methods and callable objects, inside or outside of
         ``classmethod`` and ``staticmethod``. Since Python 3.13, the `submit` of a class method
-        knows the class only where this is the outer decorator.
+        passes the class on only where `sync` is the outer decorator.
 
         Args:
             fn: An async function, an async generator function, or a function that returns an
@@ -716,14 +737,15 @@ class AsyncLoopExecutor(Executor):
 
         Returns:
             A function with the name, the docstring and the signature of *fn*, and *fn* itself as
-            ``__wrapped__``. Calling it raises what `run` raises, and TypeError where a plain *fn*
-            returns nothing that can be awaited. Its ``submit`` returns the future instead. Of an
-            async generator function: a function that returns what `sync_iter` returns.
+            ``__wrapped__``. Calling it raises what `run` raises, and TypeError if a plain *fn*
+            returns something that cannot be awaited. Its ``submit`` returns a future instead of
+            waiting. If *fn* is an async generator function: a function that returns what
+            `sync_iter` returns.
 
         Raises:
             TypeError: *fn* is not callable.
 
-        Thread-safe.
+        Thread-safe, and so is the function.
 
         >>> import palitra
         >>> executor = palitra.AsyncLoopExecutor()
@@ -755,9 +777,9 @@ class AsyncLoopExecutor(Executor):
 
         Returns:
             An iterator that is a context manager too. Its `close`, the end of the ``with`` block,
-            the end of the last reference to it, and `shutdown` close the async iterator on the
-            loop. Over an async generator it has ``send`` and ``throw``, unless *buffersize* is
-            given. One task runs the async iterable from beginning to end.
+            the end of the last reference to the iterator, and `shutdown` close the async iterator
+            on the loop. The iterator over an async generator has ``send`` and ``throw``, unless
+            *buffersize* is given. One task runs the async iterable from beginning to end.
 
         Raises:
             TypeError: *aiterable* is neither, or *buffersize* is not an integer.
@@ -784,12 +806,16 @@ class AsyncLoopExecutor(Executor):
     ) -> AbstractContextManager[_T, _ExitT]:
         """Use an async context manager in a ``with`` statement.
 
-        An exception in the body reaches the async context manager as it is, and can be suppressed
-        there. One task enters and leaves it. A cancel scope or a task group in it that ends
-        meanwhile is left at once; the end of the block then shows what ``async with`` does. An
-        exception of the block goes on, with that of the scope as its context, or joins the group
-        that a task group raises. On the loop's own thread, the end of the block requests the
-        leaving.
+        An exception in the block reaches the async context manager as it is, and can be suppressed
+        there. One task enters and leaves the async context manager.
+
+        A cancel scope or a task group inside may end while the block still runs. It is then left at
+        once, and the end of the block raises what the end of an ``async with`` would raise. If the
+        block has raised an exception itself, that one goes on, with the scope's as its context, or
+        joins the group that a task group raises.
+
+        On the loop's own thread, which cannot wait, the end of the block only requests that the
+        context be left.
 
         Args:
             acm: The async context manager, or a callable without arguments that returns one; it is
@@ -807,8 +833,9 @@ class AsyncLoopExecutor(Executor):
         >>> @contextlib.asynccontextmanager
         ... async def connect():
         ...     yield "a connection"
-        >>> with palitra.AsyncLoopExecutor() as executor, executor.sync_context(connect()) as value:
-        ...     value
+        >>> with palitra.AsyncLoopExecutor() as executor:
+        ...     with executor.sync_context(connect()) as value:
+        ...         value
         'a connection'
 
         .. versionadded:: 0.2.0
@@ -821,9 +848,9 @@ class AsyncLoopExecutor(Executor):
     ) -> _T:
         """Enter an async context manager now; leave it at `shutdown`, or when the interpreter ends.
 
-        What is entered last is left first. So a connection pool lives as long as the loop. An exit
-        that raises is reported to the loop's exception handler, and the others are still left. A
-        context that ends by itself is reported to that handler at once.
+        So a connection pool lives as long as the loop. The context that was entered last is left
+        first. If leaving one raises, that is reported to the loop's exception handler, and the
+        others are still left. A context that ends by itself is reported to that handler at once.
 
         Args:
             acm: The async context manager, or a callable without arguments that returns one (a
@@ -858,20 +885,20 @@ class AsyncLoopExecutor(Executor):
     ) -> Callable[[], _T]:
         """Make a function that enters an async context manager once, and returns its value.
 
-        The function calls *factory* on the loop, and enters what that makes, at its first call: in
-        each process, and in each life of the executor, however many threads come first at once.
-        From then on it returns the same value, on the loop's own thread too. The context is left as
-        those of `enter_context` are. One that ends by itself is reported to the loop's exception
-        handler, and the next call enters anew.
+        The function's first call, in each process and in each life of the executor, calls *factory*
+        on the loop and enters the context; if several threads come first at once, only one of them
+        does so. From then on the function returns the same value, on the loop's own thread too. The
+        context is left as those of `enter_context` are. A context that ends by itself is reported
+        to the loop's exception handler, and the next call enters a new one.
 
         Args:
-            factory: A callable without arguments that returns an async context manager. So this
-                can be used as a decorator of a function made by `contextlib.asynccontextmanager`.
+            factory: A callable without arguments that returns an async context manager. So
+                `cached_context` can decorate a function made by `contextlib.asynccontextmanager`.
 
         Returns:
             A function without arguments, with the name and the docstring of *factory*. It raises
-            what entering raised, and what `run` raises. A first call that fails or is interrupted
-            passes its error on to those who wait with it, and the next call tries again. On the
+            what entering raised, and what `run` raises. If the first call fails or is interrupted,
+            the threads that wait for it get the same error, and the next call tries again. On the
             loop's own thread, a first call raises `DeadlockError`.
 
         Raises:
@@ -904,15 +931,16 @@ class AsyncLoopExecutor(Executor):
 
         Args:
             fn: An async function, called in a copy of the caller's context.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments.
+            *args: Positional arguments for *fn*.
+            **kwargs: Keyword arguments for *fn*.
 
         Returns:
             *fn*, so that this can be used as a decorator.
 
         Raises:
             TypeError: *fn* is not callable.
-            RuntimeError, concurrent.futures.BrokenExecutor: As for `run`.
+            RuntimeError: The executor is shut down.
+            concurrent.futures.BrokenExecutor: The loop has failed.
 
         Thread-safe; inside a coroutine on the loop too.
 
@@ -929,7 +957,7 @@ class AsyncLoopExecutor(Executor):
             close_if_coroutine(fn)
             raise TypeError(f"push_async_callback() takes an async function, not {fn!r}")
         context = contextvars.copy_context()
-        service = self._service  # what is to be left does not keep the executor
+        service = self._service  # not `self`: what waits to be left must not keep the executor
 
         async def call() -> None:
             await fn(*args, **kwargs)
@@ -948,64 +976,17 @@ class AsyncLoopExecutor(Executor):
         return fn
 
 
-class _Results(Iterator[Any]):
-    """The results of `map`, in order.
-
-    The executor is kept only as long as there are inputs to submit.
-    """
-
-    def __init__(
-        self, calls: Iterator[Future[Any]], buffersize: int | None, deadline: float | None
-    ) -> None:
-        self._calls: Iterator[Future[Any]] | None = calls
-        self._deadline = deadline
-        self._futures: deque[Future[Any]] = deque()
-        try:
-            self._futures.extend(itertools.islice(calls, buffersize))
-            if buffersize is None or len(self._futures) < buffersize:
-                self._calls = None  # read to the end, and not to be asked again
-        except BaseException:
-            self.close()
-            raise
-
-    def __next__(self) -> Any:
-        if not self._futures:
-            raise StopIteration
-        try:
-            self._read_on()
-            deadline = self._deadline
-            # The future stays where an interruption has it cancelled until its result is here.
-            # There is no local variable for it: a raised error holds this frame.
-            result = self._futures[0].result(None if deadline is None else deadline - clock())
-        except BaseException:
-            self.close()
-            raise
-        self._futures.popleft()
-        return result
-
-    def _read_on(self) -> None:
-        if self._calls is not None:
-            future = next(self._calls, None)
-            if future is None:
-                self._calls = None
-            else:
-                self._futures.append(future)
-
-    def close(self) -> None:
-        """Cancel the calls that are left, started or not."""
-        self._calls = None
-        futures = self.__dict__.get("_futures", ())  # Ctrl-C may have come before there were any
-        while futures:
-            futures[0].cancel()
-            futures.popleft()
-
-    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not _is_finalizing():
-            self.close()
+def _runs_in_a_thread(fn: object) -> bool:
+    try:
+        return _kind(fn) is _Kind.THREAD
+    except Exception:  # `submit` says what is wrong, or was replaced and takes something else
+        return False
 
 
 def _kind(fn: object, takes: str = "submit() takes a callable or a coroutine") -> _Kind:
     """Tell what `submit` is to do with *fn*; raise TypeError if nothing can be done."""
+    if is_plain(fn):
+        return _Kind.THREAD
     if _is_coroutine(fn):
         return _Kind.AWAIT
     called = fn
@@ -1051,8 +1032,8 @@ def _submit(
     try:
         service.accept(call, call if kind is _Kind.THREAD else None)
     except BaseException:
-        # Nothing is left of a call that was refused or interrupted. Where Ctrl-C comes again,
-        # the loop sees to that: nothing interrupts these two lines.
+        # Withdraw a call that was refused or interrupted. If Ctrl-C comes once more, the loop does
+        # so: nothing can interrupt the next two lines, which tell the loop.
         call.instead = withdraw
         service.inbox.items.append(call)
         call.cancel()
@@ -1062,7 +1043,7 @@ def _submit(
 
 
 def _is_coroutine(obj: object) -> TypeGuard[Coroutine[Any, Any, Any]]:
-    # asyncio takes plain generators as well, before 3.12; they could not be awaited.
+    # Before 3.12, asyncio takes plain generators for coroutines; those cannot be awaited.
     return asyncio.iscoroutine(obj) and inspect.isawaitable(obj)
 
 
@@ -1077,5 +1058,5 @@ def _check_coroutine(obj: object) -> None:
 
 
 def _seconds(timeout: float) -> float:
-    """A timeout that a lock takes; TypeError if it is not a number."""
+    """Return *timeout* as a number that a lock takes; raise TypeError if it is not a number."""
     return max(0.0, min(float(timeout), threading.TIMEOUT_MAX))

@@ -21,27 +21,29 @@ from threading import RLock
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from palitra import _hooks
-from palitra._calls import (
+from . import _hooks
+from ._calls import (
     _EMPTY,
     _FINAL,
+    _REAL_CLOCK,
     CANCELLED_AND_NOTIFIED,
     FINISHED,
     RUNNING,
     Call,
     clock,
 )
-from palitra._stacks import gil_is_enabled
-from palitra._waiting import locked, release, wait_for
-from palitra._words import current_frames, user_traceback
+from ._stacks import gil_is_enabled
+from ._waiting import locked, release
+from ._words import current_frames, user_traceback
 
 if TYPE_CHECKING:
-    from palitra._service import Service
+    from ._service import Service
 
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("concurrent.futures")
 _STANDARD = concurrent.futures.wait.__code__.co_filename  # where locks of many futures are held
+_NO_AWAITABLES = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, set))
 _UNKNOWN = 5  # attempts where it is not known who holds it
 _BRIEFLY = 0.05  # seconds
 _PATIENCE = 100  # attempts at a future's lock that another thread holds, `Service.later` between
@@ -158,7 +160,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._context = contextvars.copy_context()
         self._claim = self._open = True
         self._lock = RLock()
-        self.accepted = clock()
+        self.accepted = _REAL_CLOCK[0]()
 
     @property
     def _condition(self) -> Any:  # type: ignore[override]  # nobody sets it
@@ -219,7 +221,11 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         sleepers = self.__dict__.setdefault("_sleepers", [])
         sleepers.append(lock)
         try:
-            return self._state in _FINAL or wait_for(lock, timeout) or self._state in _FINAL
+            return (
+                self._state in _FINAL
+                or service.calls.looks.wait_for(lock, timeout)
+                or self._state in _FINAL
+            )
         finally:
             try:
                 sleepers.remove(lock)
@@ -250,14 +256,25 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._over = True
         if state != FINISHED:
             self._exception = None
-        if not self._change(state, patience):
+        lock = self._lock
+        if lock.acquire(False):
+            # As in `_change`, for the many that nobody looks at: whoever begins to watch does so
+            # while the lock is held.
+            if self.watched:
+                self._untold = deque(self._waiters)
+            self._state = state
+            lock.release()
+        elif not self._change(state, patience):
             self._decided = state
             self._service.later(functools.partial(self._settle, state, patience - 1))
-        elif self._sleepers or self._untold or self._callbacks:
+            return
+        if self._sleepers or self._untold or self._callbacks:
             self._tell_and_leave()
-        else:
-            self._told = True
-            self._leave()
+            return
+        self._told = True
+        self._service.finished(self)
+        if self._in_slot:
+            self._leave_slot()
 
     def _change(self, state: str, patience: int) -> bool:
         """Change the state to *state*; False where another thread keeps it from changing."""
@@ -413,7 +430,11 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             return
         slots = self._service.slots
         try:
-            if slots is None or self.kind == "service" or slots.enter(self._start_in_slot):
+            if slots is None:
+                # As in `_start_in_slot`, for the many that no slot holds up.
+                if (self._state == RUNNING and self._target is not None) or self._take_claim():
+                    self._start_task()
+            elif self.kind == "service" or slots.enter(self._start_in_slot):
                 self._start_in_slot()
         finally:
             del self  # see `_drive`
@@ -449,7 +470,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         state = None
         try:
             result = self._context.run(self._target, *(self._args or ()), **(self._kwargs or {}))
-            awaitable = inspect.isawaitable(result)  # asks the result, which may raise
+            # Asks the result, which may raise; the usual ones are known.
+            awaitable = type(result) not in _NO_AWAITABLES and inspect.isawaitable(result)
         except BaseException as exc:
             if self._take_open():
                 self._exception = user_traceback(exc)

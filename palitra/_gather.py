@@ -1,4 +1,4 @@
-"""gather: many awaitables, awaited as one call. Everything here is on the loop."""
+"""gather: many awaitables, awaited as one call. All code here runs on the loop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
-from palitra._service import Service
-from palitra._stacks import tasks_of
-from palitra._words import close_if_coroutine, hint, user_traceback
+from ._service import Service
+from ._stacks import tasks_of
+from ._words import close_if_coroutine, hint, user_traceback
 
 _BATCH = 100  # children started before the loop's other callbacks have their turn
 
@@ -35,13 +35,13 @@ class Gathering:
     ) -> None:
         self._service = service
         self._order = [id(awaitable) for awaitable in awaitables]
-        # Each once, however often it was given.
+        # Each awaitable once, even if it was given several times.
         self._awaitables = dict(zip(self._order, awaitables, strict=True))
         self._return_exceptions = return_exceptions
         self._begun = False
-        self._over = False  # nothing more is wanted of the futures
+        self._over = False  # whether results of futures are not needed any more
         self._results: dict[int, Any] = {}  # one for each that has finished
-        self._returned = 0  # how many of these are no exceptions
+        self._returned = 0  # how many of the results are values, and not exceptions
         self._error: BaseException | None = None
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
@@ -70,7 +70,7 @@ class Gathering:
             )
 
     def close(self) -> None:
-        """Close the coroutines where `run` was refused."""
+        """Close the coroutines if what `run` made was refused, and has not begun."""
         if not self._begun:
             _close(self._awaitables.values())
 
@@ -104,8 +104,8 @@ class Gathering:
             _close(awaitable for _, awaitable in unstarted)
             await self._cancel_tasks()
         del unstarted
-        # The frames of the children hold this object, see `Call._drive`, so it must not hold what
-        # the caller gets.
+        # The frames of the children hold this object (see `Call._drive`), so this object must not
+        # hold the results or the error: it would keep them alive.
         try:
             answered = _is_cancellation(self._error)
             if self._error is not None and not (
@@ -138,14 +138,14 @@ class Gathering:
         child = cast("CoroutineType[Any, Any, None]", self._await(key, awaitable))
         try:
             task = self._service.create_task(child, None, awaitable)
-        except BaseException as exc:  # of a task factory
+        except BaseException as exc:  # raised by a task factory
             child.close()
             close_if_coroutine(awaitable)
             self._failed(key, exc)
             return
-        if child.cr_frame is not None:  # not at its end
+        if child.cr_frame is not None:  # the child has not ended in its first step
             self.tasks[key] = task
-            if child.cr_await is None:  # not begun
+            if child.cr_await is None:  # the child has not begun
                 ended = functools.partial(self._task_ended, key, awaitable)
                 task.add_done_callback(ended)
 
@@ -155,11 +155,11 @@ class Gathering:
             self._returned += 1
         except BaseException as exc:
             self._failed(key, exc)
-        if self.tasks:  # otherwise nobody waits for it
+        if self.tasks:  # otherwise the child ends in its first step, and nobody waits for it
             self._finished(key)
 
     def _task_ended(self, key: int, awaitable: Awaitable[Any], _: object) -> None:
-        """A task that was cancelled before its first step never came to run `_await`."""
+        """Settle for a task that was cancelled before its first step, and never ran `_await`."""
         if key in self.tasks:
             close_if_coroutine(awaitable)
             self._failed(key, asyncio.CancelledError())
@@ -183,7 +183,7 @@ class Gathering:
         if self._return_exceptions:
             self._results[key] = exc
         elif self._error is None or (
-            # A clean-up that fails is worth more than the cancellation that it was for.
+            # The error of a clean-up says more than the cancellation that the clean-up was for.
             _is_cancellation(self._error) and not _is_cancellation(exc)
         ):
             self._error = exc
@@ -209,7 +209,7 @@ class Gathering:
             try:
                 await self._wait()
             except asyncio.CancelledError:
-                pass  # by a shutdown, say: the children are at their clean-up already
+                pass  # a shutdown cancels, too; the children are at their clean-up already
 
 
 tasks_of[Gathering] = lambda gathering: gathering.tasks.values()

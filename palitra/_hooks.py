@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import asyncio.events
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol, TypeVar
 
-from palitra._waiting import Deadline, Moment, Permission
+from ._waiting import Deadline, Moment, Permission
 
 _T = TypeVar("_T")
 
@@ -45,18 +46,18 @@ class Ends(Protocol):
     contexts_left: Moment
 
     def wait_for_calls(self, seconds: float) -> bool: ...
-    def leave_contexts(self) -> None: ...
+    def leave_contexts(self, after: Collection[threading.Thread] = ()) -> None: ...
     def begin_exit(self) -> None: ...
     def cancel_everything(self) -> None: ...
     def waited_for(self) -> str: ...
-    def abandon_at_exit(self) -> str: ...
+    def abandon_at_exit(self, *, goes_on: bool = False) -> str: ...
 
 
 class Watched(Protocol):
     """What the hooks need of a service."""
 
-    exit_timeout: float | None
-
+    @property
+    def exit_limit(self) -> float | None: ...
     @property
     def ending(self) -> Ends: ...
     @property
@@ -84,7 +85,8 @@ class _Process:
         self.thread_hook = False
         self.atexit_hook = False
         self.exiting = False
-        self.hurried = False  # by Ctrl-C, twice: nothing is waited for any more
+        self.interrupted = False  # by Ctrl-C, in one of the hooks that wait
+        self.hurried = False  # and once more: nothing is waited for any more
         self.waited = 0.0  # seconds, since the main thread has ended
         self.left: list[str] = []  # what was left behind
         self.pid: int | None = None  # where the fork hook has run, or palitra was first used
@@ -282,7 +284,7 @@ def _start_afresh() -> None:
     # multiprocessing empties the atexit table of its children, so that the hook must be
     # registered again there; a fork from inside an exit does not make the child exit.
     _process.atexit_hook = False
-    _process.exiting = _process.hurried = False
+    _process.exiting = _process.interrupted = _process.hurried = False
     _process.waited = 0.0
     _process.left.clear()
     for service in _living(_process.services):
@@ -297,8 +299,12 @@ def _main_thread_ends() -> None:
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
         strangers = any(_is_stranger(thread) for thread in threading.enumerate())
-        if strangers and not (_callers() and _start_thread(_leave_contexts_later)):
+        callers = _callers() if strangers else []
+        if strangers and not callers:
             _leave_contexts()
+        elif callers and not _start_thread(_leave_contexts_later):
+            for service in services:
+                service.ending.leave_contexts(after=callers)
     elif any(map(_goes_on, threading.enumerate())):
         _start_thread(_at_exit_of_others)
     else:
@@ -402,11 +408,12 @@ def _finish(services: list[Watched]) -> None:
 def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) -> None:
     """Wait for each of *services*; a log line after a while, and Ctrl-C cancels what is left.
 
-    A second Ctrl-C ends this waiting and all that would follow. Neither is raised, nor what other
-    signal handlers raise: an exception here would only be printed by the interpreter, which is
-    ending anyway, and would keep the other hooks from running.
+    A second Ctrl-C, here or in a later hook, ends this waiting and all that would follow; what is
+    waited for is left behind. Neither is raised, nor what other signal handlers raise: an exception
+    here would only be printed by the interpreter, which is ending anyway, and would keep the other
+    hooks from running.
 
-    A service whose `exit_timeout` has passed is cancelled, and left behind a second later.
+    A service whose `exit_limit` has passed is cancelled, and left behind a second later.
     """
     pending = list(services)
     limited: list[Watched] = []  # those that were cancelled at their limit
@@ -418,23 +425,38 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
                 cancelled = True  # first: what interrupts this ends the waiting, see below
                 for service in pending:
                     service.ending.cancel_everything()
-            service = pending.pop(0)
-            limit = service.exit_timeout
-            if limit is not None and _process.waited >= limit + _GRACE:
-                _process.left += filter(None, [service.ending.abandon_at_exit()])
-                continue
-            if limit is not None and _process.waited >= limit and service not in limited:
-                limited.append(service)
-                service.ending.cancel_everything()
-            pending.append(service)  # until it is known to be over
-            if is_over(service, _STEP):
-                pending.remove(service)
-                continue
-            _process.waited += _STEP
-            if not logged and _process.waited - began >= PATIENCE:
-                logged = True
-                names = ", ".join(filter(None, (each.ending.waited_for() for each in pending)))
-                LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
+            for service in list(pending):
+                # First: what begins here has a moment, whatever others have used up.
+                if is_over(service, _STEP) or _passes_limit(service, limited):
+                    pending.remove(service)
+                    continue
+                _process.waited += _STEP
+                if not logged and _process.waited - began >= PATIENCE:
+                    logged = True
+                    names = ", ".join(filter(None, (each.ending.waited_for() for each in pending)))
+                    LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
         except BaseException:
-            _process.hurried = interrupted
-            interrupted = True
+            if _process.interrupted:
+                _process.hurried = True
+                with contextlib.suppress(BaseException):
+                    _leave_behind(pending, goes_on=not _process.exiting)
+            _process.interrupted = interrupted = True
+
+
+def _passes_limit(service: Watched, limited: list[Watched]) -> bool:
+    """Whether *service* is left behind: a second after it was cancelled, which is done here too."""
+    limit = service.exit_limit
+    if limit is None or _process.waited < limit:
+        return False
+    if _process.waited >= limit + _GRACE:
+        _leave_behind([service])
+        return True
+    if service not in limited:
+        limited.append(service)
+        service.ending.cancel_everything()
+    return False
+
+
+def _leave_behind(services: list[Watched], *, goes_on: bool = False) -> None:
+    for service in services:
+        _process.left += filter(None, [service.ending.abandon_at_exit(goes_on=goes_on)])

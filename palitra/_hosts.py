@@ -28,11 +28,11 @@ from collections.abc import Callable, Collection, Coroutine
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from palitra import _hooks
-from palitra._calls import GRACE, Call, DeadlockError
-from palitra._waiting import Deadline, Moment
-from palitra._words import user_traceback
-from palitra._workers import (
+from . import _hooks
+from ._calls import GRACE, Call, DeadlockError
+from ._waiting import Deadline, Moment
+from ._words import user_traceback
+from ._workers import (
     AsyncioThreads,
     join_ended,
     make_thread,
@@ -41,8 +41,9 @@ from palitra._workers import (
 )
 
 if TYPE_CHECKING:
-    from palitra._ending import Ending
-    from palitra._service import Service
+    from ._ending import Ending
+    from ._inbox import Inbox
+    from ._service import Service
 
 LOGGER = logging.getLogger("palitra")
 _current = threading.local()  # `service`, on the thread of a loop of our own
@@ -194,7 +195,7 @@ class OwnLoop:
                 # Where user code stopped the loop, it goes on.
         except BaseException as exc:
             if self.loop is None and self._asyncio_threads is not None:
-                return  # likewise
+                return  # in such a child, too: `abandon` has taken the loop away
             service.ending.break_with(user_traceback(exc))
         self._close(service)
         del self, service  # the failure holds frames of the initializer, and they hold this one
@@ -215,6 +216,8 @@ class OwnLoop:
                 self._close_loop(loop, left)
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
+                if self._asyncio_threads is not None:
+                    self._asyncio_threads.shutdown(wait=False)  # the end waits for these threads
             asyncio.set_event_loop(None)
             try:
                 loop.close()
@@ -234,10 +237,12 @@ class OwnLoop:
         ignore all cancellation: these are then waited for no longer than a second.
         """
         cancelled = {task for call in left for task in call.tasks()}
+        # Services have had their second; other calls may have been cancelled just now.
+        late = {task for call in left if call.kind == "service" for task in call.tasks()}
         tasks = asyncio.all_tasks(loop)
         for task in tasks - cancelled:
             task.cancel()
-        _complete(loop, all_done(loop, tasks, GRACE if left else None))
+        _complete(loop, all_done(loop, tasks - late, GRACE if left else None))
         ended = {task for task in tasks if task.done()}
         for task in tasks - ended:
             _silence(task)
@@ -252,9 +257,12 @@ class OwnLoop:
                 )
         if ended != tasks:
             _expect_running_generators(loop)
-        _complete(loop, loop.shutdown_asyncgens())
+        # Ctrl-C or a limit at exit cancels the step that is under way; the others follow.
+        with contextlib.suppress(asyncio.CancelledError):
+            _complete(loop, loop.shutdown_asyncgens())
         if self._asyncio_threads is not None:
-            _complete(loop, self._asyncio_threads.aclose())
+            with contextlib.suppress(asyncio.CancelledError):
+                _complete(loop, self._asyncio_threads.aclose())
         if getattr(loop, "_default_executor", None) is not self._asyncio_threads:
             try:
                 _complete(loop, loop.shutdown_default_executor())
@@ -274,7 +282,9 @@ class OwnLoop:
         return True
 
     def thread_names(self) -> list[str]:
-        return [] if self._asyncio_threads is None else self._asyncio_threads.workers.names()
+        if self._asyncio_threads is None or self._left_behind:
+            return []
+        return self._asyncio_threads.workers.names()
 
     def leave_behind(self) -> None:
         self._left_behind = True
@@ -375,7 +385,7 @@ def _silence(task: asyncio.Task[Any]) -> None:
 
     It is kept for good: to let go of it would run its clean-up, without the loop that this needs.
     """
-    _say_nothing_of(task)
+    say_nothing_of(task)
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes  # noqa: PLC0415  (almost no program comes here)
 
@@ -398,7 +408,8 @@ def _expect_running_generators(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_exception_handler(handle)
 
 
-def _say_nothing_of(task: asyncio.Task[Any]) -> None:
+def say_nothing_of(task: asyncio.Task[Any]) -> None:
+    """Have asyncio say nothing when *task*, of which all is said, never ends."""
     with contextlib.suppress(AttributeError):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
@@ -421,6 +432,7 @@ class BorrowedLoop:
         self._watcher: dict[str, threading.Thread | None] = {}
         self._started = Moment()  # when calls are taken, or never will be
         self._finished = Moment()  # when only the watcher has something left to do
+        self._inbox: Inbox | None = None
         self._loop_thread: int | None = None
         self._watcher_ident: int | None = None
         self._guard: asyncio.Task[None] | None = None
@@ -483,6 +495,7 @@ class BorrowedLoop:
         if loop is None or not _runs_here(self._watcher, self._started):
             return
         self._watcher_ident = get_ident()
+        self._inbox = service.inbox
         service.inbox.attend(loop)
         service.ready = True
         self._started.happen()
@@ -524,7 +537,7 @@ class BorrowedLoop:
         self._guard = asyncio.Task(
             self._keep_guard(service.ending, self._released), loop=loop, name="palitra"
         )
-        _say_nothing_of(self._guard)
+        say_nothing_of(self._guard)
         service.inbox.hang_bell()
 
     async def _keep_guard(self, ending: Ending, released: asyncio.Future[None]) -> None:
@@ -558,7 +571,8 @@ class BorrowedLoop:
     def finish(self, ending: Ending) -> None:
         if self._released is not None and not self._released.done():
             self._released.set_result(None)
-        ending.close_inbox()  # here, because the application may close the loop at any moment
+        if self._inbox is not None:
+            self._inbox.close()  # here, because the application may close the loop at any moment
         self._finished.happen()
 
     def join(self, deadline: Deadline) -> bool:

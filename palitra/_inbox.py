@@ -42,7 +42,7 @@ from functools import partial
 from itertools import repeat
 from typing import Protocol
 
-from palitra import _hooks
+from . import _hooks
 
 _BATCH = 100  # items that a drain takes before the loop's callbacks have their turn
 _LAST_WRITE = 1000  # milliseconds for a write of which the permission is taken
@@ -88,6 +88,7 @@ class Inbox:
             next(self._rings)
         elif self._bell is None:
             self.wake()
+        # Otherwise somebody has rung whom the loop has not answered yet, or the loop is awake.
 
     def post(self, callback: Callable[[], object]) -> None:
         """Run *callback*, which raises nothing, on the loop; lost where the loop has ended."""
@@ -117,8 +118,9 @@ class Inbox:
     def hang_bell(self) -> None:
         """On the loop: be woken through a descriptor, where the loop can watch one.
 
-        That is `call_soon_threadsafe` without its handle, its second read and its second callback:
-        a tenth of the cost of a `run`. And an eventfd is the cheapest descriptor there is.
+        `call_soon_threadsafe` would do, but makes a handle, and asyncio reads its own descriptor
+        in one callback and drains the inbox in a second one: a bell of our own makes a `run`
+        cheaper by a tenth. An eventfd is the cheapest descriptor there is.
         """
         loop = self._loop
         assert loop is not None

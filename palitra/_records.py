@@ -1,4 +1,4 @@
-"""CallInfo: what is told of a call in flight."""
+"""CallInfo: the record of a call in flight."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ class CallInfo:
 
     Attributes:
         name: The qualified name of what was called.
-        kind: The method that the call came from: ``"iterator"`` is a step of a `sync_iter`,
-            ``"context"`` one of a `sync_context` or `enter_context`, ``"submit"`` one of `map` too.
-        state: ``"waiting"`` for the loop, a slot or a worker thread; ``"running"``;
-            ``"cancelling"``: at its clean-up.
+        kind: The method that the call came from. ``"submit"`` is a call of `map` too,
+            ``"iterator"`` a step of a `sync_iter`, ``"context"`` a step of a `sync_context`,
+            `enter_context` or `cached_context`.
+        state: ``"waiting"`` for the loop, a slot or a worker thread; ``"running"``; or
+            ``"cancelling"``, when the call was cancelled and is at its clean-up.
         age: Seconds since the call was accepted.
-        thread: The name of the thread that runs it; None while none does.
+        thread: The name of the thread that runs the call; None while no thread does.
         stack: The chain of awaits down to where the call stands, or the frames of its worker
-            thread, outermost first. Where it waits for several tasks, the first of them goes on.
-            Empty where nothing is known.
+            thread, outermost first. If the call waits for several tasks, the chain of the first
+            task follows. Empty if nothing is known.
+
+    Any thread may use it: a record does not change.
+
+    >>> import asyncio, palitra
+    >>> async def stand_still():
+    ...     [call] = palitra.get_executor().calls()
+    ...     return call.name, call.kind, call.state
+    >>> palitra.run(stand_still())
+    ('stand_still', 'run', 'running')
 
     .. versionadded:: 0.2.0
     """
@@ -33,4 +43,4 @@ class CallInfo:
     thread: str | None
     stack: traceback.StackSummary
 
-    __hash__ = None  # type: ignore[assignment]  # a stack is a list
+    __hash__ = None  # type: ignore[assignment]  # a stack is a list, which has no hash

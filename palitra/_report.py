@@ -1,7 +1,7 @@
 """What is in flight: the records of `calls`, and the text of `dump`, for people.
 
-Nothing here is done unless somebody asks. What is told was true a moment ago: calls come and go
-meanwhile, and none of them waits for that.
+Nothing here runs unless somebody asks. A report shows what was true a moment ago: calls start and
+end meanwhile, and none of them waits for the report.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, TextIO
 
-from palitra import _hooks
-from palitra._calls import BlockingCall, Call, Kind, Progress, chains, clock
-from palitra._futures import FutureCall
-from palitra._records import CallInfo
-from palitra._service import Service
-from palitra._stacks import (
+from . import _hooks
+from ._calls import BlockingCall, Call, Kind, Progress, chains, clock
+from ._futures import FutureCall
+from ._records import CallInfo
+from ._service import Service
+from ._stacks import (
     NOWHERE,
     Chain,
     Place,
@@ -35,18 +35,18 @@ from palitra._stacks import (
     runs,
     variable,
 )
-from palitra._words import name_of
+from ._words import name_of
 
 if TYPE_CHECKING:
     from types import FrameType
 
 _SHOWN = 20  # calls, and waiting threads, of an executor that a dump shows one by one
 _KINDS = 5  # names of the others that it counts one by one
-_FRAMES = 40  # of a chain, half of them from each end
+_FRAMES = 40  # frames of a chain that are shown, half of them from each end
 
 
 def calls(service: Service) -> list[CallInfo]:
-    """A record of each call in flight, oldest first."""
+    """Return a record of each call in flight, oldest first."""
     seen = in_flight(service)
     threads = Threads()
     return [
@@ -70,7 +70,7 @@ def _summary(place: Place) -> traceback.FrameSummary:
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of a call."""
+    """A call as it was seen at one moment."""
 
     call: Call
     name: str
@@ -85,7 +85,7 @@ class Seen:
 
 
 def in_flight(service: Service, shown: int | None = None) -> list[Seen]:
-    """All that are in flight, oldest first; with the chains of so many of them as are *shown*."""
+    """Return all calls in flight, oldest first, with the chains of the first *shown* of them."""
     now = clock()
     found = []
     for call in dict.fromkeys(service.calls.snapshot()):
@@ -117,7 +117,7 @@ def dump(file: TextIO | None, first: Service | None) -> None:
         encoding = getattr(file, "encoding", None) or "ascii"
         file.write(text.encode(encoding, "backslashreplace").decode(encoding))
     except RuntimeError:
-        # This is a signal handler, and has interrupted somebody who was writing there.
+        # The caller is a signal handler that has interrupted a write to the same file.
         if file is not sys.stderr:
             raise
         os.write(2, text.encode(errors="backslashreplace"))
@@ -196,12 +196,15 @@ def _about_loop(service: Service) -> Iterator[str]:
 
 
 def holder(service: Service, callback: list[FrameType]) -> Seen | None:
-    """The call that holds the loop whose thread is in these frames; None: no call is known to."""
+    """Return the call that holds the loop, whose thread is in the frames *callback*.
+
+    None, if no call is known to hold the loop.
+    """
     seen = in_flight(service, 0)
     for one in seen:
         if callback and runs(one.call.stands_in, callback):
             return one
-    for one in seen:  # where the frames are not known
+    for one in seen:  # if the frames are not known
         coro = one.call.stands_in
         if not callback and type(coro) is CoroutineType and coro.cr_running:
             return one
@@ -243,7 +246,7 @@ def _what_for(service: Service, one: Seen) -> str:
 
 
 def about_chain(chain: Chain, indent: str) -> Iterator[str]:
-    """A chain for people, one place a line."""
+    """A chain for people, one place on each line."""
     places = chain.places
     if len(places) > _FRAMES:
         half = _FRAMES // 2
@@ -265,7 +268,7 @@ def _about_places(places: list[Place], indent: str) -> Iterator[str]:
 
 
 def _short(file: str) -> str:
-    """The path of a file as people call it: from where they are, or from where modules are."""
+    """Shorten a path: from the current directory, or from the folder that modules come from."""
     for folder in (_cwd(), *sorted(map(str, sys.path), key=len, reverse=True)):
         if folder and file.startswith(folder + os.sep):
             return file[len(folder) + 1 :]

@@ -10,22 +10,22 @@ from concurrent.futures import Future
 from types import MethodType, TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from palitra import _default
-from palitra._calls import DeadlockError
-from palitra._executor import AsyncLoopExecutor
-from palitra._gather import Gathering
-from palitra._hosts import current_service
-from palitra._words import close_if_coroutine
+from . import _default
+from ._calls import DeadlockError
+from ._executor import AsyncLoopExecutor
+from ._gather import Gathering
+from ._hosts import current_service
+from ._words import close_if_coroutine
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 class _Shared(staticmethod, Generic[_P, _T]):  # type: ignore[type-arg]
-    """A method that can be called on the class too. Its first argument is either of the two.
+    """A method that can be called on the class too; its first argument is the instance or class.
 
-    A kind of static method, because that is what type checkers are told: they know no other that
-    an instance and its class have alike.
+    It derives from `staticmethod` because the stubs say so: type checkers know no other method that
+    can be called on an instance and on its class alike.
     """
 
     def __init__(
@@ -40,14 +40,16 @@ class _Shared(staticmethod, Generic[_P, _T]):  # type: ignore[type-arg]
 class EventLoopThreadRunner:
     """An event loop in a thread of its own, as palitra 0.1.0 had it.
 
-    An instance has its own loop, and is closed by `close` or at the end of a ``with`` block. On the
-    class itself, `run`, `gather` and `get_loop` use the default executor, as palitra's first README
-    showed it.
+    An instance has its own loop, which `close` or the end of a ``with`` block closes. On the class
+    itself, `run`, `gather` and `get_loop` use the default executor, as in palitra's first README.
 
-    New code has an `AsyncLoopExecutor` instead of an instance, and `palitra.run`, `palitra.gather`
+    New code uses an `AsyncLoopExecutor` instead of an instance, and `palitra.run`, `palitra.gather`
     and `palitra.get_loop` instead of the class's functions.
 
     All methods may be called from any thread.
+
+    Raises:
+        RuntimeError: The thread of the loop cannot start.
 
     Example:
         >>> from palitra import EventLoopThreadRunner
@@ -66,7 +68,7 @@ class EventLoopThreadRunner:
 
     def __init__(self) -> None:
         self._executor = AsyncLoopExecutor(thread_name_prefix="LoopThread")
-        # The loop that was last seen. After the end, `get_loop` returns it, closed.
+        # The loop as it was last seen. After the end, `get_loop` returns this one, closed.
         self._loop = self._executor.get_loop()
 
     @_Shared
@@ -84,11 +86,11 @@ class EventLoopThreadRunner:
         New code writes `palitra.run`, or `AsyncLoopExecutor.run`.
 
         Args:
-            coro: The coroutine. An instance takes any awaitable, as it always did.
-            timeout: Seconds after which it is cancelled; None: never.
-            debug: Turns the loop's debug mode on or off, for all that runs there from now on; None
-                leaves it as it is. New code writes ``AsyncLoopExecutor(debug=True)``.
-            loop_factory: Nothing but None, as in 0.1.0. New code writes
+            coro: The coroutine. An instance takes any awaitable, as in 0.1.0.
+            timeout: Seconds after which the coroutine is cancelled; None: never.
+            debug: Turns the loop's debug mode on or off, for all that runs there from now on; None:
+                leaves the mode as it is. New code writes ``AsyncLoopExecutor(debug=True)``.
+            loop_factory: Must be None, as in 0.1.0. New code writes
                 ``AsyncLoopExecutor(loop_factory=...)``.
             context: The context to run in; None: a copy of the caller's.
 
@@ -97,14 +99,21 @@ class EventLoopThreadRunner:
 
         Raises:
             BaseException: What the coroutine raised, unchanged.
-            TimeoutError: *timeout* is over.
+            CallTimeoutError: *timeout* is over.
             NotImplementedError: *loop_factory* is not None; or *coro* is awaitable, but not a
-                coroutine, and the class was used and not an instance.
+                coroutine, and `run` was called on the class.
             TypeError: *coro* cannot be awaited.
             DeadlockError: The caller is on the loop's own thread.
             RuntimeError: The runner is closed.
 
         Thread-safe.
+
+        >>> import asyncio, palitra
+        >>> with palitra.EventLoopThreadRunner() as runner:
+        ...     runner.run(asyncio.sleep(0.01, "done"), timeout=5, debug=False)
+        'done'
+
+        .. versionadded:: 0.1.0
         """
         if loop_factory is not None:
             close_if_coroutine(coro)
@@ -139,20 +148,28 @@ class EventLoopThreadRunner:
         Args:
             *coros_or_futures: Coroutines, other awaitables, and futures.
             return_exceptions: Whether exceptions are results like any other.
-            timeout: Seconds after which all of them are cancelled; None: never.
+            timeout: Seconds after which the coroutines are cancelled; None: never.
 
         Returns:
-            The results in the order of the arguments. Called on the class inside a coroutine, an
-            awaitable that has them, since it cannot wait there.
+            The results in the order of the arguments. Inside a coroutine, where `gather` cannot
+            wait, the class's `gather` returns an awaitable of the results.
 
         Raises:
-            BaseException: What the first to fail raised, unless *return_exceptions*.
+            BaseException: What the first to fail raised, unless *return_exceptions* is true.
             TypeError: An argument cannot be awaited.
-            TimeoutError: *timeout* is over.
-            DeadlockError: The caller is on the loop's own thread, and an instance was used.
+            CallTimeoutError: *timeout* is over.
+            DeadlockError: The caller is on the loop's own thread, and `gather` was called on an
+                instance.
             RuntimeError: The runner is closed.
 
         Thread-safe.
+
+        >>> import asyncio, palitra
+        >>> with palitra.EventLoopThreadRunner() as runner:
+        ...     runner.gather(asyncio.sleep(0.01, 1), asyncio.sleep(0.01, 2))
+        [1, 2]
+
+        .. versionadded:: 0.1.0
         """
         service = current_service() if isinstance(self, type) else None
         if service is None:
@@ -167,18 +184,31 @@ class EventLoopThreadRunner:
             gathering.close()
 
         task = asyncio.ensure_future(asyncio.wait_for(gathered, timeout))
-        task.add_done_callback(close)  # where it was cancelled before it began
+        task.add_done_callback(close)  # in case the task is cancelled before it begins
         return task
 
     @_Shared
     def get_loop(
         self: EventLoopThreadRunner | type[EventLoopThreadRunner],
     ) -> asyncio.AbstractEventLoop:
-        """Return the running event loop; of an instance that is closed, its closed one.
+        """Return the event loop, which is running unless the runner is closed.
 
         New code writes `palitra.get_loop`, or `AsyncLoopExecutor.get_loop`.
 
+        Returns:
+            The loop; of a runner that is closed, its closed loop.
+
+        Raises:
+            RuntimeError: The thread of the loop cannot start.
+
         Thread-safe.
+
+        >>> import palitra
+        >>> with palitra.EventLoopThreadRunner() as runner:
+        ...     runner.get_loop().is_running()
+        True
+
+        .. versionadded:: 0.1.0
         """
         if isinstance(self, type):
             return _default.get_loop()
@@ -190,12 +220,20 @@ class EventLoopThreadRunner:
         return self._loop
 
     def close(self) -> None:
-        """Cancel what is in flight, close the loop, and wait for the thread to end.
+        """Cancel the calls in flight, close the loop, and wait for the thread to end.
 
-        Calling it again does no harm. On the loop's own thread it waits for nothing. New code
-        writes `AsyncLoopExecutor.shutdown`.
+        A second call does no harm. On the loop's own thread, `close` does not wait. New code writes
+        `AsyncLoopExecutor.shutdown`.
 
-        Thread-safe.
+        Thread-safe; raises nothing.
+
+        >>> import palitra
+        >>> runner = palitra.EventLoopThreadRunner()
+        >>> runner.close()
+        >>> runner.get_loop().is_closed()
+        True
+
+        .. versionadded:: 0.1.0
         """
         _shut_down(self._executor)
 
@@ -212,12 +250,15 @@ class EventLoopThreadRunner:
 
 
 def is_runner_alive() -> bool:
-    """Return whether there is a default executor, without making one.
+    """Tell whether there is a default executor, without making one.
 
-    That is so from the first use of `palitra.run` or another function of the module until the end
-    of that executor. New code need not ask: the next use makes a new one.
+    New code need not ask: the next use makes a new executor.
 
-    Thread-safe.
+    Returns:
+        True from the first use of `palitra.run`, or of another function of the module, until the
+        end of the default executor; otherwise False.
+
+    Thread-safe; raises nothing.
 
     >>> import palitra
     >>> palitra.shutdown()
@@ -231,12 +272,12 @@ def is_runner_alive() -> bool:
 
 
 def shutdown_global_runner() -> None:
-    """Cancel what is in flight on the default executor, and end it; the next use makes a new one.
+    """Cancel the calls of the default executor, and end it; the next use makes a new executor.
 
-    On the executor's own threads it waits for nothing. New code writes `palitra.shutdown`, which
-    finishes what is in flight unless it is told to cancel.
+    On the executor's own threads, this function does not wait. New code writes `palitra.shutdown`,
+    which finishes the calls in flight unless *cancel_futures* is true.
 
-    Thread-safe.
+    Thread-safe; raises nothing.
 
     >>> import palitra
     >>> palitra.shutdown_global_runner()

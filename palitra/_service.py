@@ -4,14 +4,21 @@ The five invariants of palitra, and where they are kept
 
     1. Nothing on the loop waits for a lock. Calls are handed over through `_inbox`, whose `put` and
        `_drain` take none; a future's lock, which foreign code may hold, is tried and never waited
-       for (`FutureCall._change`).
+       for (`FutureCall._change`). What `aclose` joins on a borrowed loop are threads that have said
+       that they end.
     2. No lock of ours is taken with `with` in a thread that Ctrl-C can interrupt: there is no lock
        of ours to take, but for the waiter's own in `_waiting`, which nobody else waits for.
     3. Two threads agree by writing first and looking second, or by taking a permission (`_waiting`
        says how). The pairs: acceptance and end (below), `put` and `_drain` (`_inbox`), sleepers and
-       callbacks and the state of a call (`_calls`).
+       callbacks and the state of a call (`_calls`). The permissions: to start a call and to settle
+       it (`_calls`), to ring (`_inbox`), to start a worker thread and to count on one (`_workers`),
+       and what `setdefault` gives to the first who comes: which end it is (`Ending.requested`), and
+       which thread runs or watches the loop (`_hosts`).
     4. What an interruption leaves half done is finished on the loop: `withdraw` and
-       `FutureCall.instead` (`_futures`), and `Ending.staff`, for a job without a thread.
+       `FutureCall.instead` (`_futures`), and `Ending.staff`, for a job without a thread. Where no
+       loop can do so, there are two more ways: the end of a borrowed loop is finished by its
+       watcher, a thread that Ctrl-C does not reach (`BorrowedLoop`); and whoever ends a service
+       that never started does all of it, although somebody else may have begun (`Ending._begin`).
     5. The outcome is there before the state says so, the state before anybody is told, and each is
        told once (`Call._keep_error`, `FutureCall._change`, `_tell_and_leave`).
 
@@ -30,8 +37,10 @@ Acceptance and end: write first, look second
         Either `accept` sees the end and refuses, or the end sees the call and waits for it (or
         fails it, where the loop has died).
 
-Ctrl-C can come at any call, and come again while the first is handled. It leaves no call of which
-the loop knows nothing: from `calls` to the inbox there is nothing that it could interrupt.
+Ctrl-C can come at any call, and come again while the first is handled. The interpreter looks for
+signals after it has called something, and nothing is called in `accept` between the line that adds
+to `calls` and the one that appends to the inbox. So there is no call in `calls` that the loop never
+hears of.
 """
 
 from __future__ import annotations
@@ -47,15 +56,15 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from palitra import _hooks
-from palitra._calls import Call, Calls, CallTimeoutError, DeadlockError
-from palitra._ending import Ending, State
-from palitra._futures import Slots
-from palitra._hosts import Host
-from palitra._inbox import Inbox
-from palitra._waiting import Deadline
-from palitra._words import name_of
-from palitra._workers import Job, WorkerThreads
+from . import _hooks
+from ._calls import Call, Calls, CallTimeoutError, DeadlockError, clock
+from ._ending import Ending, State
+from ._futures import Slots
+from ._hosts import Host
+from ._inbox import Inbox
+from ._waiting import Deadline
+from ._words import name_of
+from ._workers import Job, WorkerThreads
 
 _PAUSE = 0.01  # seconds before trying again to change a future that another thread looks at
 
@@ -163,7 +172,7 @@ class Service:
         """
         if not (self.ready and _hooks.mark[0] and _hooks.known.caller and _hooks.in_order()):
             self._begin()
-        # Nothing that Ctrl-C could interrupt, from here to the inbox.
+        # No line from here to the inbox calls anything, so that Ctrl-C comes before or after them.
         calls = self.calls
         (calls.services if call.kind == "service" else calls.waited)[call] = None
         if self._end:
@@ -208,7 +217,8 @@ class Service:
     def leave_behind(self, call: Call) -> None:
         """Wait for *call* no more, at no shutdown and no exit."""
         self.calls.leave_behind(call)
-        self.inbox.post(call.left_behind)
+        self.calls.unheard[call] = clock()
+        self.inbox.post(functools.partial(self.calls.heard, call))
         if self._end and not self.calls.waited:
             self.inbox.post(self.ending.wind_down)
 
@@ -262,13 +272,22 @@ class Service:
 
         The exit of the process does not wait again for what a limit has passed for: it cancels.
         """
-        deadline = Deadline(timeout)
-        if not self.wait_for_end(deadline):
+
+        def is_over(seconds: float) -> bool:
+            return self.wait_for_end(Deadline(seconds)) or self._waits_in_vain()
+
+        if not Deadline(timeout).wait(is_over):
             self.exit_timeout = 0.0
             left = self.ending.waited_for()
             raise CallTimeoutError(
                 f"shutdown() timed out after {timeout:g} s, still waiting for {left}"
             )
+
+    def _waits_in_vain(self) -> bool:
+        """Whether there is only a call that was left behind, and it holds the loop."""
+        if self.calls.waited or self.ending.contexts.entered:
+            return False
+        return self.calls.hold(self.host.loop)
 
     def wait_for_end(self, deadline: Deadline) -> bool:
         """Wait for the end of the loop and of all threads; False at the limit."""
@@ -277,6 +296,11 @@ class Service:
     def is_own_thread(self) -> bool:
         """Whether the caller is on the loop's thread or one of the worker threads."""
         return self.host.on_loop() or threading.current_thread() in self.workers.threads
+
+    @property
+    def exit_limit(self) -> float | None:
+        """For how many seconds an exit waits: none where a call left behind holds the loop."""
+        return 0.0 if self.calls.hold(self.host.loop) else self.exit_timeout
 
     @property
     def ends_with_main_thread(self) -> bool:

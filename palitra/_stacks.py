@@ -1,16 +1,17 @@
 """Where calls stand: chains of awaits, and frames of threads.
 
 Guarantees
-    * No code of the user's is called: nothing is formatted, no attribute of a user's class is
-      asked for. What is not known is left out.
+    * No code of the user's is called: no value is formatted, and no attribute of a user's class is
+      read. What is not known is left out.
     * Nothing here raises because a call ends meanwhile.
-    * No frame is kept: it would keep what its locals hold. A `Place` holds code objects alone.
+    * No frame is kept, since a frame keeps what its locals hold. A `Place` holds only a code object
+      and a number.
 
 Assumes
     With the global interpreter lock, any thread may look at the coroutines and frames of another.
-    Without it (free-threaded builds) coroutines that are suspended may be looked at on the thread
-    of their loop, see `ask`, and frames of another thread while that thread stands still: it is
-    looked at twice, see `Threads`.
+    Without it (free-threaded builds), coroutines that are suspended may be looked at on the thread
+    of their loop (see `ask`), and frames of another thread while that thread stands still: so they
+    are looked at twice (see `Threads`).
 """
 
 from __future__ import annotations
@@ -38,26 +39,26 @@ from types import (
 )
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from palitra._waiting import locked, release, wait_for
-from palitra._words import current_frames, name_of
+from ._waiting import locked, release, wait_for
+from ._words import current_frames, name_of
 
 _T = TypeVar("_T")
 
 _OURS = str(Path(__file__).parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 _STDLIB = str(Path(asyncio.__file__).parents[1]) + os.sep
-_LINKS = 1000  # of a chain that are followed
-_BRANCHES = 3  # of a chain that are followed
-_DEPTH = 4  # of branches in branches
-# Whose locals are known.
+_LINKS = 1000  # links of a chain that are followed
+_BRANCHES = 3  # branches of a chain that are followed
+_DEPTH = 4  # how deep branches of branches are followed
+# The folders of the code whose local variables have known meanings.
 _KNOWN = (_ASYNCIO, _OURS)
 _ANYIO = str(Path("anyio", "_backends", "_asyncio.py"))
 _TURN = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
 _HANDLE = asyncio.Handle._run.__code__
 _PATIENCE = 0.5  # seconds for a loop to begin its answer
 _STILL = 0.002  # seconds between two looks at a thread
-# Awaitables of the interpreter's own that have no attribute for what they wait for, but tell the
-# garbage collector.
+# Awaitables of the interpreter's own that have no attribute for what they wait for. The garbage
+# collector can tell what they refer to.
 _OPAQUE = {
     "FutureIter",  # of a future
     "anext_awaitable",  # of `anext` with a default
@@ -65,7 +66,7 @@ _OPAQUE = {
     "async_generator_athrow",
     "coroutine_wrapper",  # of `coroutine.__await__()`
 }
-# What has tasks, by its class: others add theirs.
+# How to get the tasks that an object of a class waits for. Other modules add their classes.
 tasks_of: dict[type, Callable[[Any], Iterable[object]]] = {
     asyncio.TaskGroup: lambda group: group._tasks,
 }
@@ -95,8 +96,8 @@ class Place(NamedTuple):
 class Chain(NamedTuple):
     """A chain of awaits, outermost first, without palitra's own code.
 
-    Where its end waits for several tasks, `branches` has the chains of the first of those, and
-    `tasks` says how many there are.
+    If the end of the chain waits for several tasks, `branches` has the chains of the first of them,
+    and `tasks` says how many there are.
     """
 
     places: list[Place]
@@ -105,7 +106,7 @@ class Chain(NamedTuple):
 
     @property
     def line(self) -> list[Place]:
-        """The chain, and that of the first task where there are several."""
+        """The chain, with that of the first task appended if there are several."""
         return self.places + (self.branches[0].line if self.branches else [])
 
     @property
@@ -131,7 +132,7 @@ def place_of(frame: FrameType) -> Place:
     code = frame.f_code
     spec = frame.f_globals.get("__spec__")
     if type(spec) is ModuleSpec and spec.loader is not None:
-        # Whoever prints the line later finds it, in an archive too.
+        # Have `linecache` find the line later, even if the source is in an archive.
         linecache.lazycache(code.co_filename, frame.f_globals)
     return Place(code, frame.f_lineno or code.co_firstlineno)
 
@@ -143,7 +144,7 @@ class Threads:
     """Where the threads of this process stand, at one moment."""
 
     def __init__(self) -> None:
-        self._found: dict[int, FrameType] | None = None  # once they are asked for
+        self._found: dict[int, FrameType] | None = None  # filled when first asked for
         self._threads: dict[int, threading.Thread] | None = None
 
     def _frames(self) -> dict[int, FrameType]:
@@ -157,7 +158,7 @@ class Threads:
         return iter(self._frames())
 
     def frames(self, ident: int | None) -> list[FrameType]:
-        """The frames of a thread, outermost first; none where it has ended or is not known."""
+        """The frames of a thread, outermost first; empty if it has ended or is not known."""
         frame = sys._getframe() if ident == get_ident() else self._frames().get(ident or 0)
         frames: list[FrameType] = []
         while frame is not None:
@@ -167,12 +168,12 @@ class Threads:
         return frames
 
     def name(self, ident: int | None) -> str | None:
-        """The name of a thread; None where it has ended."""
+        """The name of a thread; None if it has ended."""
         thread = self._thread(ident)
         return None if thread is None else thread.name
 
     def native_id(self, ident: int | None) -> int | None:
-        """The system's number of a thread; None where it has ended."""
+        """The system's number of a thread; None if it has ended."""
         thread = self._thread(ident)
         return None if thread is None else thread.native_id
 
@@ -193,10 +194,10 @@ def _those_that_stand_still(frames: dict[int, FrameType]) -> dict[int, FrameType
 
 
 def ask(loop: asyncio.AbstractEventLoop | None, look: Callable[[], _T]) -> _T | None:
-    """What *look* returns, called where the chains of *loop* may be followed; None: nowhere.
+    """Call *look* where the chains of *loop* may be followed, and return its result; None: nowhere.
 
-    With the global interpreter lock that is here. Without it that is the thread of the loop, where
-    the loop runs, which has half a second to begin.
+    With the global interpreter lock, that is the caller's thread. Without it, that is the loop's
+    thread, if the loop runs; the loop has half a second to begin with *look*.
     """
     if gil_is_enabled() or loop is None or not loop.is_running():
         return look()
@@ -214,7 +215,7 @@ def ask(loop: asyncio.AbstractEventLoop | None, look: Callable[[], _T]) -> _T | 
 
     try:
         loop.call_soon_threadsafe(answer)
-    except RuntimeError:  # it was closed just now
+    except RuntimeError:  # the loop was closed just now
         return look()
     if wait_for(begun, _PATIENCE):
         wait_for(ended, 10 * _PATIENCE)
@@ -225,17 +226,17 @@ def ask(loop: asyncio.AbstractEventLoop | None, look: Callable[[], _T]) -> _T | 
 
 
 class Looped(Protocol):
-    """What is to be known of a loop."""
+    """What `where_it_stands` needs to know of a loop."""
 
     loop: asyncio.AbstractEventLoop | None
 
     @property
     def ident(self) -> int | None:
-        """The thread that runs the loop; None where none does."""
+        """The thread that runs the loop; None if no thread does."""
 
     @property
     def base(self) -> CodeType | None:
-        """What runs the loop, where that is not written in Python."""
+        """The code that runs the loop, if the loop itself is not written in Python."""
 
 
 def where_it_stands(host: Looped) -> str:
@@ -250,16 +251,17 @@ def where_it_stands(host: Looped) -> str:
 
 
 def in_callback(frames: list[FrameType], base: CodeType | None) -> list[FrameType]:
-    """Those of a loop's thread that belong to the callback that the loop runs; none: it runs none.
+    """Return those of a loop thread's *frames* that belong to the callback that the loop runs.
 
-    asyncio runs each in a frame of `Handle._run`, which is the first. A loop that is not written in
-    Python has *base* call it, and all frames that follow that of *base* are the callback's.
+    Empty, if the loop runs no callback. asyncio runs each callback in a frame of `Handle._run`,
+    which is the first that is returned. A loop that is not written in Python is run by *base*, and
+    all frames after that of *base* are the callback's.
     """
     for number in range(len(frames) - 1, -1, -1):
         code = frames[number].f_code
         if code is _HANDLE:
             return frames[number:]
-        if code is _TURN or code.co_name == "_run_once":  # nest_asyncio has one of its own
+        if code is _TURN or code.co_name == "_run_once":  # nest_asyncio has its own `_run_once`
             return []
         if code is base:
             return frames[number + 1 :]
@@ -267,7 +269,7 @@ def in_callback(frames: list[FrameType], base: CodeType | None) -> list[FrameTyp
 
 
 def is_of_library(code: CodeType) -> bool:
-    """Whether it is palitra's or asyncio's, which user code goes through."""
+    """Whether *code* is palitra's or asyncio's."""
     return code.co_filename.startswith(_KNOWN)
 
 
@@ -288,7 +290,7 @@ def variable(frame: FrameType, name: str) -> object:
     found = frame.f_locals
     value = found.get(name)
     if sys.version_info < (3, 13):
-        found.clear()  # it is a copy, which the frame would keep
+        found.clear()  # before 3.13 this is a copy, which the frame would keep
     return value
 
 
@@ -319,8 +321,8 @@ def runs(awaitable: object, frames: list[FrameType]) -> bool:
 def chain_of(awaitable: object, running: list[FrameType], depth: int = 0) -> Chain:
     """The chain of awaits that begins with *awaitable*.
 
-    *running* are the frames of its loop's thread: where the chain is running now, it goes on there.
-    A task that is waited for belongs to the chain; where there are several, the chain branches.
+    *running* are the frames of its loop's thread: if the chain is running now, it goes on there. A
+    task that is waited for belongs to the chain. If there are several, the chain branches.
     """
     places: list[Place] = []
     seen: dict[int, object] = {}
@@ -352,12 +354,12 @@ def _users(places: list[Place]) -> list[Place]:
 def chain_of_frames(frames: list[FrameType]) -> Chain:
     """The frames of a thread, or some of them, as a chain."""
     if len(frames) > 1 and frames[0].f_code is _HANDLE:
-        frames = frames[1:]  # all callbacks begin so
+        frames = frames[1:]  # the frame of `Handle._run`, with which all callbacks begin
     return Chain(_users([place_of(frame) for frame in frames]), [], 0)
 
 
 def of_job(frames: list[FrameType]) -> list[FrameType]:
-    """Those of a worker thread that belong to what it runs; none where it runs nothing."""
+    """The frames of a worker thread that belong to its job; empty if it runs none."""
     for number, frame in enumerate(frames, 1):
         code = frame.f_code
         if code.co_name == "run_in_worker" and code.co_filename.startswith(_OURS):
@@ -367,7 +369,7 @@ def of_job(frames: list[FrameType]) -> list[FrameType]:
 
 def _link(awaitable: Any) -> tuple[FrameType | None, object]:
     """The frame of *awaitable*, if it has one, and what it waits for, if that is known."""
-    kind = type(awaitable)  # not `isinstance`, which asks a class of the user's for `__class__`
+    kind = type(awaitable)  # not `isinstance`, which would read `__class__` of a user's object
     frame_and_following = _FRAMED.get(kind)
     if frame_and_following is not None:
         found: tuple[FrameType | None, object] = frame_and_following(awaitable)
@@ -382,12 +384,12 @@ def _link(awaitable: Any) -> tuple[FrameType | None, object]:
             of = type(referent)
             if of in _FRAMED or issubclass(of, asyncio.Future) or of.__name__ in _OPAQUE:
                 return None, referent
-    # A coroutine of Cython's, say: it has no frame, and may know what it waits for.
+    # Some awaitables, such as Cython's coroutines, have no frame, but may tell what they wait for.
     return None, _attribute(kind, "cr_await", awaitable)
 
 
 def _attribute(kind: type, name: str, instance: object) -> object:
-    """An attribute that is written in C; None where the class has none such."""
+    """The value of an attribute that is defined in C; None if the class has no such attribute."""
     for base in type.__dict__["__mro__"].__get__(kind):
         found = base.__dict__.get(name)
         if isinstance(found, GetSetDescriptorType | MemberDescriptorType):
@@ -399,14 +401,14 @@ def _attribute(kind: type, name: str, instance: object) -> object:
 
 
 def _tasks_waited_for(link: object, future: object) -> list[asyncio.Task[Any]]:
-    """The tasks that *link* waits for, where *future* is what tells it of their end.
+    """The tasks that *link* waits for, if *future* is what wakes *link* when they end.
 
-    `asyncio.gather` says so itself; what else asyncio has (`wait`, task groups) and anyio's task
-    groups have the tasks among their locals.
+    The future of `asyncio.gather` knows its tasks. The other functions of asyncio (`wait`, task
+    groups) and anyio's task groups have the tasks in their local variables.
     """
     try:
         return _tasks_behind(link, future)
-    except (AttributeError, TypeError):  # another version keeps them elsewhere
+    except (AttributeError, TypeError):  # another version may keep the tasks elsewhere
         return []
 
 

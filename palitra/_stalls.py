@@ -1,16 +1,16 @@
 """The stall watch: tells when user code holds the loop for too long.
 
 Guarantees
-    * A call costs nothing more: a thread looks at the loop's thread from outside, a few times
-      within the limit. A loop that is idle is not woken, and is never reported.
-    * A loop that goes on is not reported, however busy it is. Two things tell: a probe, which the
-      loop answers in its next turn, and the frames of the callback, which are others in the next.
-    * Time in which this thread itself did not run does not count: the process was stopped, by a
-      debugger or by the system.
+    * The watch makes no call more expensive: a thread of its own looks at the loop's thread from
+      outside, a few times within the limit. An idle loop is not woken, and is never reported.
+    * A loop that goes on is not reported, however busy it is. Two things show that it goes on: it
+      has answered a probe, which it does in its next turn, or its next callback has other frames.
+    * Time in which the watch's thread itself did not run does not count: the process was stopped
+      then, by a debugger or by the system.
 
 Assumes
-    What `_stacks` assumes. A probe goes to a loop that was seen at work, and a frame is kept from
-    one look to the next only where a turn of the loop has taken longer than that already.
+    What `_stacks` assumes. Only a loop that was seen at work gets a probe. A frame is kept from one
+    look to the next only if the loop's turn has already taken longer than that.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from palitra._calls import clock
-from palitra._report import about_chain, holder, in_seconds
-from palitra._stacks import (
+from ._calls import clock
+from ._report import about_chain, holder, in_seconds
+from ._stacks import (
     Threads,
     chain_of_frames,
     gil_is_enabled,
@@ -36,22 +36,23 @@ from palitra._stacks import (
     is_of_library,
     name_of_callback,
 )
-from palitra._waiting import Deadline, Moment, Permission, limit, locked, release
-from palitra._workers import make_thread
+from ._waiting import Deadline, Moment, Permission, limit, locked, release
+from ._workers import make_thread
 
 if TYPE_CHECKING:
-    from palitra._calls import Call
-    from palitra._service import Service
+    from ._calls import Call
+    from ._service import Service
 
 LOGGER = logging.getLogger("palitra")
 _LOOKS = 8  # within the limit
 _SHORTEST, _LONGEST = 0.02, 0.5  # seconds between two looks
-_LATE = 0.1  # seconds that this thread may sleep for too long on a busy machine
-_DEBUGGERS = frozenset({"bdb", "pdb", "pydevd", "debugpy"})  # what a module's name begins with
+_LATE = 0.1  # seconds that this thread may wake up too late on a busy machine
+# The first parts of the names of debuggers' modules.
+_DEBUGGERS = frozenset({"bdb", "pdb", "pydevd", "debugpy"})
 
 
 def stall_limit(seconds: float | None) -> float:
-    """The limit of the stall watch; 0: there is none."""
+    """The limit of the stall watch, in seconds; 0: no watch."""
     if seconds is not None:
         longest = limit(seconds, "stall_timeout")
     elif text := os.environ.get("PALITRA_STALL_TIMEOUT", "").strip():
@@ -68,12 +69,12 @@ def stall_limit(seconds: float | None) -> float:
 
 
 class _Probe:
-    """Something that the loop answers in its next turn."""
+    """A callback for the loop: once it has run, the loop has begun another turn."""
 
     answered = False
 
     def answer(self) -> None:
-        """On the loop: it goes on."""
+        """On the loop: note that the loop goes on."""
         self.answered = True
 
 
@@ -84,9 +85,9 @@ class _Hold:
         self.since = since
         self.probe = probe
         self.traits = traits
-        self.frames: tuple[FrameType, ...] | None = None  # once one turn has taken long
-        self.call: weakref.ref[Call] | None = None  # without the interpreter lock
-        self.reported: str | None = None  # what holds the loop
+        self.frames: tuple[FrameType, ...] | None = None  # once the turn has taken long
+        self.call: weakref.ref[Call] | None = None  # on free-threaded builds alone
+        self.reported: str | None = None  # what the warning has named as holding the loop
 
 
 class StallWatch:
@@ -99,14 +100,15 @@ class StallWatch:
         self._unbegun = Permission()
         self._hold: _Hold | None = None
         self._cpu: float | None = None  # seconds that the loop's thread has computed
-        self._native_id: tuple[int | None, int | None] = None, None  # of which thread, and which
+        # The loop's thread, and the system's number of that thread.
+        self._native_id: tuple[int | None, int | None] = None, None
         self._ident = 0
         self._ended = Moment()
 
     def begin(self) -> None:
         if self._unbegun.take():
             name = f"{self._service.name_prefix}_stalls"
-            # Late in an exit there are no more threads: no watch, then.
+            # Late in an exit, no thread can start any more; there is no watch then.
             try:
                 make_thread(self._main, name=name).start()
             except RuntimeError:
@@ -117,7 +119,8 @@ class StallWatch:
         return None if hold is None or hold.probe.answered else max(0.0, clock() - hold.since)
 
     def join(self, deadline: Deadline) -> bool:
-        # A handler of the log that shuts the executor down is called by this very thread.
+        # A handler of the log may shut the executor down. It runs in the watch's thread, which must
+        # not wait for itself.
         return self._unbegun.free or self._ident == get_ident() or deadline.wait(self._ended.wait)
 
     def _main(self) -> None:
@@ -148,7 +151,7 @@ class StallWatch:
     # -- one look -----------------------------------------------------------------------------
 
     def _look(self, late: float) -> None:
-        """Look at the loop's thread; this one has slept *late* seconds too long."""
+        """Look at the loop's thread; the watch's thread has woken up *late* seconds too late."""
         host = self._service.host
         threads = Threads()
         frames = threads.frames(host.ident)
@@ -173,14 +176,14 @@ class StallWatch:
             self._end_hold()
         self._hold = self._new_hold(callback)
         if missed and not stopped:
-            # The loop's thread has computed, and let nobody else: code in C that keeps the lock
-            # of the interpreter. It has just come to an end, or this thread would not run.
+            # The loop's thread has computed, and let no other thread run: code in C has kept the
+            # interpreter's lock. That code has just ended, or this thread would not run.
             self._hold.since -= missed
             if missed >= self._timeout:
                 self._report(self._hold, callback)
 
     def _computed(self, native_id: int | None) -> float:
-        """The seconds that the loop's thread has computed since the last look; 0: not known."""
+        """The seconds that the loop's thread has computed since the last look; 0 if not known."""
         before, self._cpu = self._cpu, _cpu_of(native_id)
         return 0.0 if before is None or self._cpu is None else self._cpu - before
 
@@ -191,7 +194,7 @@ class StallWatch:
             hold.call = weakref.ref(call)
         loop = self._service.host.loop
         if loop is not None:
-            with contextlib.suppress(RuntimeError):  # it was closed just now
+            with contextlib.suppress(RuntimeError):  # the loop may have been closed just now
                 loop.call_soon_threadsafe(probe.answer)
         return hold
 
@@ -204,13 +207,14 @@ class StallWatch:
         if hold.probe.answered:
             return True
         if not gil_is_enabled():
-            # Frames are seen there only while they stand still; which call runs, always.
+            # Without the interpreter's lock, frames are seen only while they stand still. Which
+            # call runs is known at any time.
             call = self._running_call()
             before = None if hold.call is None else hold.call()
             if call is not None or before is not None:
                 return call is not before
         if not callback:
-            return True  # it may
+            return True  # nothing says that the loop stands still
         traits = _traits(callback)
         if hold.frames is None:
             if hold.traits and traits != hold.traits:
@@ -240,7 +244,7 @@ class StallWatch:
     def _end_hold(self) -> None:
         hold, self._hold = self._hold, None
         if hold is not None and hold.reported is not None:
-            hold.frames = None  # whose values may be gone by now
+            hold.frames = None  # do not keep the values in these frames alive any longer
             LOGGER.warning(
                 "%s: the event loop goes on; it was held for %s by %s",
                 self._service.name_prefix,
@@ -250,7 +254,7 @@ class StallWatch:
 
 
 def _roots(callback: list[FrameType]) -> tuple[FrameType, ...]:
-    """The frames that are others where the loop, or a batch that it runs, has gone on."""
+    """The frames that differ once the loop, or a batch of calls that it runs, has gone on."""
     for frame in callback[1:]:
         if not is_of_library(frame.f_code):
             return callback[0], frame
@@ -258,7 +262,7 @@ def _roots(callback: list[FrameType]) -> tuple[FrameType, ...]:
 
 
 def _traits(callback: list[FrameType]) -> tuple[int, ...]:
-    """What is probably another where the loop has gone on, and keeps nothing alive."""
+    """Numbers that probably differ once the loop has gone on; they keep no frame alive."""
     return tuple(map(id, _roots(callback))) if callback else ()
 
 

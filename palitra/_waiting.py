@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sys
 import threading
 from _thread import LockType, allocate_lock, get_ident
@@ -42,6 +43,18 @@ from typing import Any
 # Seconds between looks for a signal. On Windows none ends the wait for a lock.
 _SLICE = 0.1
 _LONG_SLICE = 0.1 if sys.platform == "win32" else 1.0
+# How often a thread looks at a lock before it sleeps on it, how often where that has paid, in how
+# many waits it tries whether that would pay, how many threads look at once, and how many wait where
+# none looks. See `Looks`.
+_FEW = range(8)
+_MANY = range(100)
+_TRIAL = 32
+_LOOKERS = 2
+_CROWD = 20
+_BRIEF = 0.1  # seconds: a wait in which nobody looks, since looking may take as long
+_LONG = 10.0  # seconds: a wait in which many looks make no difference to its limit
+_TRUST = 8  # the most that `Looks` remembers of what has paid
+_give_way: Callable[[], object] | None = getattr(os, "sched_yield", None)  # not everywhere
 # The steps in which a `Deadline` counts.
 _STEP = 0.05
 # Where coroutines wait for many tasks at once.
@@ -78,6 +91,76 @@ def wait_for(lock: LockType, timeout: float | None) -> bool:
             return True
         timeout -= _SLICE
     return lock.acquire(True, max(0.0, timeout))
+
+
+class Looks:
+    """Waits for locks that may be released at once: looks at each a few times before it sleeps.
+
+    A thread that sleeps on a lock is woken while the loop's thread holds the global interpreter
+    lock; it finds that taken, sleeps again, and is woken again when the loop has nothing to do.
+    On another core each waking costs more than a short call. A thread that looks, and lets others
+    have the interpreter and the core between two looks, is there when the loop has done its work.
+
+    It looks a few times only, some microseconds in all, so that a call that waits for the network
+    costs no more than that. Between cores it takes more looks until an answer can be there: one
+    wait in so many tries that, and as long as it pays it goes on.
+
+    A crowd that looks would only take turns at looking. So few do at once, and the others sleep.
+    Threads enter themselves by their own names: where an interruption keeps one from leaving, its
+    next wait makes that good. All this is about speed; nothing depends on what is remembered here.
+
+    Looks are counted, not timed: no clock is read, which a test may have frozen. Where another
+    thread computes, it has the interpreter for 5 ms between two looks; so with a limit that this
+    could exceed by much there are none, or few. Signals are heard, since this is Python code.
+    """
+
+    __slots__ = ("_looking", "_trust", "_waiting", "_waits")
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, None] = {}  # the threads that wait
+        self._looking: dict[int, None] = {}  # those of them that look
+        self._trust = 0  # above zero: many looks have paid of late
+        self._waits = 0
+
+    def wait_for(self, lock: LockType, timeout: float | None) -> bool:
+        """As the function of that name, and at once, without a system call, if *lock* is free."""
+        if lock.acquire(False):
+            return True
+        me = get_ident()
+        waiting = self._waiting
+        waiting[me] = None
+        try:
+            return self._looked(lock, me, timeout) or wait_for(lock, timeout)
+        finally:
+            waiting.pop(me, None)
+
+    def _looked(self, lock: LockType, me: int, timeout: float | None) -> bool:
+        looking = self._looking
+        brief = timeout is not None and timeout <= _BRIEF
+        few = len(looking) < _LOOKERS and len(self._waiting) < _CROWD
+        if _give_way is None or brief or not few:
+            return False
+        looking[me] = None
+        try:
+            return self._look(lock, _give_way, timeout is None or timeout >= _LONG)
+        finally:
+            looking.pop(me, None)
+
+    def _look(self, lock: LockType, give_way: Callable[[], object], long: bool) -> bool:
+        for _ in _FEW:
+            give_way()
+            if lock.acquire(False):
+                return True
+        self._waits = waits = (self._waits + 1) % _TRIAL
+        if not long or (waits and self._trust <= 0):
+            return False
+        for _ in _MANY:
+            give_way()
+            if lock.acquire(False):
+                self._trust = min(self._trust + 1, _TRUST)
+                return True
+        self._trust = max(self._trust - 2, 0)
+        return False
 
 
 def limit(seconds: float, name: str) -> float:

@@ -18,21 +18,21 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 def name_of(what: object) -> str:
-    """A callable's or coroutine's name for people."""
+    """The name of a callable, coroutine or context manager, for people."""
     while isinstance(what, functools.partial):
         what = what.func
     if type(what) is contextlib._AsyncGeneratorContextManager:
         what = what.gen
     try:
         name = getattr(what, "__qualname__", None)
-    except Exception:  # of a property of the user's
+    except Exception:  # raised by a property of a user's class
         name = None
     # Not a subclass of str, which may have methods that raise.
     return str.__str__(name) if isinstance(name, str) else object.__repr__(what)
 
 
 def hint(obj: Any) -> str:
-    """What to write instead of *obj*, which cannot be awaited, for an error message."""
+    """For an error message: what to write instead of *obj*, which the function does not take."""
     if inspect.isasyncgen(obj) or inspect.isasyncgenfunction(obj):
         return ": use sync_iter()"
     if isinstance(obj, concurrent.futures.Future):
@@ -45,7 +45,7 @@ def hint(obj: Any) -> str:
 
 
 def close_if_coroutine(obj: object) -> None:
-    """Close what nobody will await, or it would be said never to have been awaited."""
+    """Close a coroutine that nobody will await, so that Python does not warn about it."""
     if asyncio.iscoroutine(obj):
         obj.close()
 
@@ -53,7 +53,8 @@ def close_if_coroutine(obj: object) -> None:
 def user_traceback(exc: _ExcT) -> _ExcT:
     """Return *exc* without the frames at the head of its traceback that are palitra's own.
 
-    They tell users nothing, and such a frame would hold the call, which holds the exception.
+    These frames tell users nothing, and would make a cycle: a frame holds the call, and the call
+    holds the exception.
     """
     tb = traceback_of(exc)
     while tb is not None and _is_ours(tb.tb_frame):
@@ -63,7 +64,7 @@ def user_traceback(exc: _ExcT) -> _ExcT:
 
 
 def traceback_of(exc: BaseException) -> TracebackType | None:
-    """The traceback of *exc*, whose class may have replaced the attribute by one that raises."""
+    """The traceback of *exc*, even if its class has replaced the attribute by one that raises."""
     tb: TracebackType | None = _TRACEBACK.__get__(exc)
     return tb
 

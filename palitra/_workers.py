@@ -17,18 +17,21 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
+import inspect
 import logging
 import os
 import sys
 import threading
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import ThreadPoolExecutor
-from types import BuiltinFunctionType
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from palitra._waiting import Deadline, Moment, Permission
-from palitra._words import current_frames, place
+from ._waiting import Deadline, Moment, Permission
+from ._words import current_frames, place
 
 try:
     # gevent replaces those of `queue` even where it leaves threads alone.
@@ -40,6 +43,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
+# From 3.14 on a signal may come between the acquisition of a lock and the block that releases it.
+_LOCK_MAY_BE_LOST = sys.version_info >= (3, 14)
 
 
 def refuse_patched_threads() -> None:
@@ -72,7 +77,32 @@ class OwnThread(threading.Thread):
 
     def start(self) -> None:
         refuse_patched_threads()  # they may have been patched since palitra's first use
-        super().start()
+        if _LOCK_MAY_BE_LOST and threading.main_thread().ident == get_ident():
+            _start_out_of_reach(super().start)
+        else:
+            super().start()
+
+
+def _start_out_of_reach(start: Callable[[], None]) -> None:
+    """Start a thread from a thread that Ctrl-C does not reach.
+
+    In the main thread Ctrl-C may come when `Thread.start` has just acquired the lock that every
+    start of a thread needs, and that lock would be held for ever.
+    """
+    errors: list[BaseException] = []
+    started = Moment()
+
+    def run() -> None:
+        try:
+            start()
+        except BaseException as exc:
+            errors.append(exc)
+        started.happen()
+
+    _thread.start_new_thread(run, ())
+    started.wait()
+    if errors:
+        raise errors.pop()
 
 
 def make_thread(target: Callable[..., None], *args: object, name: str) -> threading.Thread:
@@ -108,6 +138,18 @@ def run_initializer(initialize: Callable[[], object]) -> None:
     except BaseException:
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
         raise
+
+
+def is_plain(fn: object) -> bool:
+    """Whether *fn* is known at once for a plain callable. `inspect` takes as long as the call."""
+    if type(fn) is MethodType:
+        fn = fn.__func__
+    if type(fn) is FunctionType:
+        # Not one that `inspect.markcoroutinefunction` has marked.
+        return not (fn.__code__.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR) or fn.__dict__)
+    if type(fn) is type:
+        return not inspect.iscoroutinefunction(fn)
+    return type(fn) is BuiltinFunctionType
 
 
 class Job(Protocol):
@@ -149,9 +191,15 @@ class WorkerThreads:
 
     def grow(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
         """Have a thread for a job that was put into the queue; where `submit` was interrupted."""
-        try:
-            self._idle.pop()
-        except IndexError:
+        # Looked at first: in a burst both are empty, and an exception costs more than a look.
+        if self._idle:
+            try:
+                self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                return
+        if self._unstarted:
             self.start_thread(on_failure)
 
     def start_thread(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
@@ -231,8 +279,8 @@ class WorkerThreads:
         return True
 
     def names(self) -> list[str]:
-        """The threads that do something, and where they stand, for a text."""
-        frames = current_frames()
+        """The threads that `join` waits for, and where they stand; none that is idle."""
+        frames = {} if self._left_behind else current_frames()
         return [
             f"thread {thread.name} {place(frames[thread.ident])}"
             for thread, stopped in list(self.threads.items())

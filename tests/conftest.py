@@ -8,6 +8,7 @@ import importlib.util
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,7 +64,7 @@ def nothing_left_behind(
         if thread not in threads_before and not thread.name.startswith(allowed)
     ]
     for thread in threads:
-        thread.join(PATIENCE)
+        join(thread)
     left_threads = [thread.name for thread in threads if thread.is_alive()]
     left_tasks = [repr(task) for task in pending_tasks() - tasks_before]
     lost_tasks = [
@@ -79,6 +80,17 @@ def nothing_left_behind(
     assert not left_tasks
     assert not lost_tasks
     assert gil_is_enabled() == GIL_WAS_ENABLED
+
+
+def join(thread: threading.Thread) -> None:
+    """Join a thread that `threading.enumerate` knows; it knows those that only begin to start."""
+    for _ in range(1000):
+        try:
+            thread.join(PATIENCE)
+        except RuntimeError:  # it is not started yet
+            time.sleep(PATIENCE / 1000)
+        else:
+            return
 
 
 def pending_tasks() -> set[asyncio.Task[Any]]:

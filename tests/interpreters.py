@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-TIMEOUT = 20.0
+TIMEOUT = 40.0  # seconds; below the limit of a test, so that a child that hangs says where
 
 
 class Hung(AssertionError):

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
-from palitra._bridges._owner import Face, Owner, Raised, Step, build, show_both
-from palitra._calls import DeadlockError, Kind
-from palitra._service import Service
-from palitra._words import close_if_coroutine, name_of, traceback_of, user_traceback
+from .._calls import DeadlockError, Kind
+from .._service import Service
+from .._words import close_if_coroutine, name_of, traceback_of, user_traceback
+from ._owner import Face, Owner, Raised, Step, build, show_both
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -25,7 +25,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
 
     kind: Kind = "context"
 
-    # Whether nobody's `with` statement shows what becomes of the context.
+    # Whether there is no `with` statement that would show what becomes of the context.
     unattended = False
 
     def __init__(self, service: Service, source: Any) -> None:
@@ -34,7 +34,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
         self._context_manager: Any = None
 
     async def enter(self) -> _T_co:
-        """As a step: enter."""
+        """As a step: enter the context."""
         source, self._source = self._source, None
         manager = await build(source, "__aenter__", "an async context manager")
         value: _T_co = await type(manager).__aenter__(manager)
@@ -42,7 +42,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
         return value
 
     async def exit(self, exc: BaseException | None) -> bool:
-        """As a step: leave, with *exc* from the body; True if the context suppresses it."""
+        """As a step: leave the context, with *exc* from the body; True if it suppresses *exc*."""
         self.over = True
         return await self._close(exc)
 
@@ -62,7 +62,7 @@ class _ContextOwner(Owner, Generic[_T_co]):
                 outcome = exc
         except BaseException as error:
             outcome = user_traceback(error)
-        # A context whose task is cancelled by the end of the loop has not ended by itself.
+        # If the end of the loop has cancelled the task, the context has not ended by itself.
         at_the_end = outcome is exc and (self.service.ending.loop_ends or not self.service.usable)
         if outcome is not None and not self.unattended and not at_the_end:
             self.ahead.append(Raised(outcome))
@@ -76,10 +76,11 @@ class _ContextOwner(Owner, Generic[_T_co]):
 
     def failed(self, exc: BaseException) -> None:
         if self._context_manager is None:
-            self.over = True  # it could not be entered, or has been left
+            self.over = True  # entering has failed, or the context has been left
 
     def _too_late(self, step: Step[Any]) -> None:
-        # The context has been left before its user left it: see `_SyncContext.__exit__`.
+        # The context has been left already, by itself or by a shutdown: `_SyncContext.__exit__`
+        # shows what came of that.
         step.succeed(False)
 
 
@@ -104,11 +105,11 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
         owner = self._owner
         if not owner.started:
             raise RuntimeError(f"{owner.name} has not been entered")
-        if owner.service.on_loop():  # which cannot wait; a finalizer comes here, say
+        if owner.service.on_loop():  # which cannot wait; a finalizer may come here
             owner.service.inbox.post(functools.partial(owner.drop, exc_val))
             return False
         if exc_val is not None:
-            owner.body = exc_val  # where a shutdown has begun, it is about to leave the context
+            owner.body = exc_val  # for a shutdown that has begun, and leaves the context itself
         suppressed = self._last_step(functools.partial(owner.exit, exc_val), "leaving a context")
         if owner.over:
             owner.body = None
@@ -125,21 +126,21 @@ def sync_context(
 
 
 def enter_context(service: Service, source: object) -> Any:
-    """Enter now, and leave at the end of the loop."""
+    """Enter the context now, and have the end of the executor leave it."""
     _check_context("enter_context()", source)
     owner: _ContextOwner[Any] = _ContextOwner(service, source)
     owner.unattended = True
     try:
         return Step(owner, owner.enter).wait("enter_context()", None)
     except BaseException:
-        # Where Ctrl-C came when the context had just been entered, nobody knows of it.
+        # If Ctrl-C came when the context had just been entered, nobody has its value: leave it.
         service.inbox.post(owner.drop)
         raise
 
 
 def cached_context(factory: Any, get_executor: Callable[[], Any]) -> Callable[[], Any]:
     """Make a function that enters a context at its first call in each life of an executor."""
-    if hasattr(type(factory), "__aenter__"):  # which may be callable, to serve as a decorator
+    if hasattr(type(factory), "__aenter__"):  # such a context may be callable, as a decorator
         raise TypeError(
             "cached_context() takes a function that makes an async context manager, not "
             f"{factory!r}: each process and each life of the executor enters one of its own"
@@ -157,15 +158,16 @@ def cached_context(factory: Any, get_executor: Callable[[], Any]) -> Callable[[]
 
     names = ("__module__", "__name__", "__qualname__", "__doc__")
     functools.update_wrapper(cached, factory, assigned=names, updated=())
-    del cached.__wrapped__  # type: ignore[attr-defined]  # whose annotations would be taken
+    del cached.__wrapped__  # type: ignore[attr-defined]  # or its annotations would be shown
     return cached
 
 
 class _Cache(Generic[_T]):
     """The contexts that a `cached_context` has entered, one for each life of the executor.
 
-    Only the loop changes `lives`, so the first calls of several threads meet there, and Ctrl-C
-    finds nothing half done. Any thread may look into it: the value is there before `entered` is.
+    Only the loop changes `lives`. So the first calls of several threads meet on the loop, and
+    Ctrl-C finds nothing half done. Any thread may read `lives`: an owner has its value before
+    `entered` is true.
     """
 
     def __init__(self, factory: Any, get_executor: Callable[[], Any]) -> None:
@@ -175,7 +177,8 @@ class _Cache(Generic[_T]):
 
     def get(self) -> _T:
         """Return the value of this life, entering the context if need be."""
-        # On a loop first: where the executor is about to end, `get_executor` may give another.
+        # If the caller is on a loop, look there first: when the executor is about to end,
+        # `get_executor` may return another one.
         owner = self._entered(asyncio._get_running_loop())
         if owner is not None:
             return owner.value
@@ -194,14 +197,15 @@ class _Cache(Generic[_T]):
 
     def _entered(self, loop: asyncio.AbstractEventLoop | None) -> _CachedOwner[_T] | None:
         owner = self.lives.get(loop)
-        # A child that was forked on the loop's thread, or without Python's hooks, has that loop.
+        # A child that was forked on the loop's thread, or without Python's hooks, still has the
+        # parent's loop here, but not the parent's context.
         if owner is not None and owner.entered and owner.process == os.getpid():
             return owner
         return None
 
 
 def _life_of(executor: Any) -> tuple[Service, asyncio.AbstractEventLoop | None]:
-    """Where *executor* makes its calls, and the loop of its present life, if that has begun."""
+    """The service of *executor*, and the loop of its present life; None before its first call."""
     service: Service = executor._service
     return service, service.host.loop
 
@@ -215,12 +219,12 @@ class _CachedOwner(_ContextOwner[_T]):
         super().__init__(service, factory)
         self._cache = cache
         self.process = os.getpid()
-        self.waiting: list[_FirstCall[_T]] = []  # for the first call, which is at work
+        self.waiting: list[_FirstCall[_T]] = []  # calls that wait for the first one
         self.entered = False
         self.value: _T
 
     def serve(self, call: _FirstCall[_T]) -> bool:
-        """On the loop: answer *call*, or have it answered; False where it is the first of all."""
+        """On the loop: answer *call*, now or later; False if it is the first, and must enter."""
         first = self._cache.lives.setdefault(asyncio.get_running_loop(), self)
         if first is self:
             return False
@@ -231,7 +235,7 @@ class _CachedOwner(_ContextOwner[_T]):
         return True
 
     def first_call_ended(self, value: _T | None, error: BaseException | None) -> None:
-        """On the loop: pass on what the first call has."""
+        """On the loop: pass the outcome of the first call on to those that wait for it."""
         if error is None:
             self.value = cast("_T", value)
             self.entered = True
@@ -252,11 +256,11 @@ class _CachedOwner(_ContextOwner[_T]):
 
     def _finish(self) -> None:
         super()._finish()
-        self._forget()  # a context that has ended by itself is entered anew by the next call
+        self._forget()  # after a context has ended by itself, the next call enters a new one
 
 
 class _FirstCall(Step[_T]):
-    """A call of a `cached_context` that has found no value."""
+    """A call of a `cached_context` that has found no value: it enters, or waits for the first."""
 
     _owner: _CachedOwner[_T]
 

@@ -1,15 +1,15 @@
 """Synchronous faces of async functions, accepted wherever a function is.
 
-A face is an object, and not a function, for one reason: ``obj.method.submit`` must know ``obj``,
-and what Python's own bound methods hand on from their function, they do not bind. In all else a
-face is a function to others. It holds a plain function, made as by `functools.wraps`, where each
-attribute is read, set and deleted: name, annotations, ``__dict__``, ``__code__``, and ``__class__``
-too, so that `isinstance` and `inspect` take the face for a function. `_SyncMethod` stands in the
-same way for a bound method.
+What `sync` makes is called a face here. A face is an object, and not a function, for one reason:
+``obj.method.submit`` must know ``obj``, and Python's own bound methods hand the attributes of their
+function on without binding them. In all else, other code takes a face for a function. The face
+holds a plain function, made as by `functools.wraps`, and each attribute is read, set and deleted
+there: name, annotations, ``__dict__``, ``__code__``, and ``__class__`` too, so that `isinstance`
+and `inspect` take the face for a function. `_SyncMethod` does the same for a bound method.
 
-What goes by the real type is defined here: how a face is called, bound, copied and pickled. The
-face has no state but its function, and the function none but its `_Body`. So cloudpickle sends the
-function, as any other that is in no module, and a face is made of that one again.
+Python goes by the real type when a face is called, bound, copied or pickled, so these methods are
+defined here. A face has no state but its function, and the function none but its `_Body`. So
+cloudpickle sends the function by value, and the receiver makes a face of it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from concurrent.futures import Future
 from types import FrameType, FunctionType, MethodType
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
-from palitra._words import close_if_coroutine, name_of
+from .._words import close_if_coroutine, name_of
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
-# How attributes begin that say of a function that it returns a coroutine: those of asyncio and
-# inspect, whose names differ between Pythons, and Tornado's.
+# The beginnings of attributes that mark a function as one that returns a coroutine: asyncio's and
+# inspect's, whose names differ between Pythons, and Tornado's.
 _COROUTINE_MARKS = ("_is_coroutine", "__tornado_coroutine__")
 
-# What a face, and a bound one, has itself. All else is its function's.
+# The attributes that a face has itself, and those that a bound face has. All others are those of
+# the function.
 _OWN = frozenset({
     "_body", "_function", "_is_found_by_name",
     "__call__", "__class__", "__copy__", "__deepcopy__", "__dir__", "__eq__", "__get__",
@@ -46,7 +47,7 @@ _OWN_BOUND = frozenset({
     "__hash__", "__ne__", "__reduce__", "__reduce_ex__", "__repr__", "__str__",
 })  # fmt: skip
 
-_own = object.__getattribute__  # reads what is not the function's
+_own = object.__getattribute__  # reads an attribute of the face itself
 
 
 class _Body:
@@ -121,7 +122,10 @@ def _generator_function_over(body: _Iteration) -> Any:
 
 
 class _Doc:
-    """A class's own docstring, and its instances' functions'; `pydoc` asks the class for both."""
+    """The docstring of a class, and, on an instance, that of its function.
+
+    `pydoc` asks the class for both.
+    """
 
     def __init__(self, of_class: str | None) -> None:
         self._of_class = of_class
@@ -141,13 +145,14 @@ class _Synchronous(Generic[_P]):
 
     @property
     def _body(self) -> Any:
-        # Not before it is needed: cloudpickle fills the closure last.
+        # Read only when it is needed: when cloudpickle makes a face, the closure is still empty.
         return _own(self, "_function").__closure__[0].cell_contents
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[Any]:
-        # cloudpickle would send a function, and leave it in the face's place, in the sender too.
-        asking = sys._getframe(1).f_back  # behind `__getattribute__`
+        # cloudpickle must see the real class. Otherwise it would send a plain function, and put
+        # that in the place of the face, even in the sender.
+        asking = sys._getframe(1).f_back  # the frame that has called `__getattribute__`
         return type(self) if _is_cloudpickle(asking) else FunctionType
 
     def __getattribute__(self, name: str) -> Any:
@@ -176,7 +181,7 @@ class _Synchronous(Generic[_P]):
             return self
         if type(bound) is MethodType and bound.__func__ is fn:
             return _SyncMethod(self, bound.__self__)
-        # *fn* is an object that binds in its own way, such as a decorator's.
+        # *fn* is an object that binds in its own way, such as one that a decorator has made.
         face = sync(bound, self._body.get_executor, self._body.remake)
         if instance is not None:
             face.__self__ = instance
@@ -199,7 +204,7 @@ class _Synchronous(Generic[_P]):
             return qualname
         if cloudpickle is not None:
             return type(self), (self._function,)
-        # Only the original is found by its name, and is made synchronous again.
+        # Only the original is found by its name: pickle that, and have it made synchronous again.
         body = self._body
         body.check_picklable()
         return body.remake, (body.fn,)
@@ -214,9 +219,18 @@ class _Synchronous(Generic[_P]):
 class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
     """A function that runs an async function on an executor's loop and waits for it.
 
-    Made by `sync`. It has the name, the docstring, the signature, the annotations and the
-    attributes of the async function, which is its ``__wrapped__``. `isinstance` and `inspect` take
-    it for a function, and what it makes of a method for a bound method.
+    Made by `sync`. Such an object has the name, the docstring, the signature, the annotations and
+    the attributes of the async function, which is its ``__wrapped__``. `isinstance` and `inspect`
+    take it for a function, and, read from an instance, for a bound method.
+
+    Any thread may call it.
+
+    >>> import palitra
+    >>> @palitra.sync
+    ... async def double(x):
+    ...     return 2 * x
+    >>> double(21), double.__name__
+    (42, 'double')
 
     .. versionadded:: 0.2.0
     """
@@ -232,7 +246,30 @@ class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
         return result
 
     def submit(self, /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Call without waiting, and return the `concurrent.futures.Future`."""
+        """Call the async function without waiting for it, and return the future.
+
+        Args:
+            *args: Positional arguments for the function.
+            **kwargs: Keyword arguments for the function.
+
+        Returns:
+            A `concurrent.futures.Future`, as `AsyncLoopExecutor.submit` returns it.
+
+        Raises:
+            RuntimeError: The executor is shut down.
+            concurrent.futures.BrokenExecutor: The loop has failed.
+
+        Thread-safe; does not wait.
+
+        >>> import palitra
+        >>> @palitra.sync
+        ... async def double(x):
+        ...     return 2 * x
+        >>> double.submit(21).result()
+        42
+
+        .. versionadded:: 0.2.0
+        """
         future: Future[_T] = self._body.submit(*args, **kwargs)
         return future
 
@@ -240,8 +277,18 @@ class SyncFunction(_Synchronous[_P], Generic[_P, _T]):
 class SyncGeneratorFunction(_Synchronous[_P], Generic[_P, _T_co]):
     """A function that returns a synchronous iterator over what an async generator function makes.
 
-    Made by `sync`. It has what a `SyncFunction` has, but for ``submit``, and `inspect` takes it for
-    a generator function.
+    Made by `sync`. Such an object has what a `SyncFunction` has, except ``submit``, and `inspect`
+    takes it for a generator function.
+
+    Any thread may call it; the iterator that a call returns is for one thread at a time.
+
+    >>> import palitra
+    >>> @palitra.sync
+    ... async def count(n):
+    ...     for i in range(n):
+    ...         yield i
+    >>> list(count(3))
+    [0, 1, 2]
 
     .. versionadded:: 0.2.0
     """
@@ -310,7 +357,7 @@ class _SyncMethod:
     def __reduce__(self) -> tuple[Any, ...]:
         func, instance = self.__func__, self.__self__
         if not func._is_found_by_name():
-            # The name stands for what a class method, or another attribute, makes of *func*.
+            # Under that name there is a class method, or something else that is made of *func*.
             name: str = func.__name__
             if getattr(instance, name, None) == self:
                 return getattr, (instance, name)
@@ -322,7 +369,10 @@ for _face in SyncFunction, SyncGeneratorFunction, _SyncMethod:
 
 
 class _SyncClassMethod(classmethod):  # type: ignore[type-arg]
-    """A class method that binds its function as a face does; Python's binds the call alone."""
+    """A class method that binds its function as a face does, ``submit`` included.
+
+    Since Python 3.13, the interpreter's own class methods bind the call alone.
+    """
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Any:
         return self.__func__.__get__(type(instance) if owner is None else owner)
@@ -332,7 +382,7 @@ class _SyncClassMethod(classmethod):  # type: ignore[type-arg]
 
 
 def _is_cloudpickle(frame: FrameType | None) -> bool:
-    """Whether code of cloudpickle asks, of which joblib, Ray and Spark have copies of their own."""
+    """Whether *frame* is cloudpickle's, of which joblib, Ray and Spark have copies of their own."""
     module = None if frame is None else frame.f_globals.get("__name__")
     return str(module).rpartition(".")[2] in {"cloudpickle", "cloudpickle_fast"}
 
@@ -371,7 +421,7 @@ def _described(function: Any, fn: Any) -> Any:
 
 
 def _is_async(fn: Any) -> bool:
-    """Whether calling *fn* runs none of its code, and makes a coroutine."""
+    """Whether calling *fn* makes a coroutine, and runs no code of the user's."""
     while isinstance(fn, functools.partial) or type(fn) is MethodType:
         fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
     return type(fn) is FunctionType and bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
@@ -405,7 +455,7 @@ def sync(
         return _SyncClassMethod(sync(fn.__func__, get_executor, remake))
     if isinstance(fn, staticmethod):
         return staticmethod(sync(fn.__func__, get_executor, remake))
-    if type(fn) is MethodType:  # and not what only passes for a method
+    if type(fn) is MethodType:  # not `isinstance`, which takes `_SyncMethod` for a method too
         return _SyncMethod(sync(fn.__func__, get_executor, remake), fn.__self__)
     if not callable(fn):
         hint = ": pass the function itself" if inspect.isawaitable(fn) else ""

@@ -10,7 +10,9 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from palitra._bridges._owner import (
+from .._service import Service
+from .._words import close_if_coroutine, name_of, user_traceback
+from ._owner import (
     Face,
     Owner,
     Raised,
@@ -19,13 +21,11 @@ from palitra._bridges._owner import (
     cancellation_requests,
     show_both,
 )
-from palitra._service import Service
-from palitra._words import close_if_coroutine, name_of, user_traceback
 
 _T_co = TypeVar("_T_co", covariant=True)
 _SendT_contra = TypeVar("_SendT_contra", contravariant=True)
 
-# Whoever closes an iterator wants no more of it.
+# What may come of closing an iterator without being an error of its clean-up.
 _EXPECTED = (StopAsyncIteration, asyncio.CancelledError)
 
 
@@ -36,12 +36,13 @@ class _IterationOwner(Owner):
         super().__init__(service, f"the iterator over {name_of(source)}")
         self._source = source
         self._iterator: Any = None
-        self._anext: Callable[[], Awaitable[Any]] | None = None  # of the iterator, once it is there
-        self._ignoring = False  # a cancellation, and nobody has asked for an item since
+        self._anext: Callable[[], Awaitable[Any]] | None = None  # once there is an iterator
+        # Whether the iterator ignored a cancellation, and nobody has asked for an item since.
+        self._ignoring = False
 
     @property
     def next(self) -> Callable[[], Awaitable[Any]]:
-        """As a step: the next item."""
+        """What a step calls for the next item."""
         return self._anext or self._first
 
     async def _begin(self) -> None:
@@ -70,11 +71,12 @@ class _IterationOwner(Owner):
             outcome = Raised(user_traceback(error))
             over = self._ends_with(error)
         outcomes = [outcome]
-        ignored = not over and cancellation_requests() >= requests  # no scope has taken it back
+        # A scope that swallows the cancellation takes its request back; here none has.
+        ignored = not over and cancellation_requests() >= requests
         if ignored and (type(outcome) is Raised or self._ignoring):
-            # The iterator cannot be told, or ignores one cancellation after the other: a scope that
-            # has not been left cancels on every turn of the loop. In an `async for`, the next
-            # `await` would raise the error, and that would be the end.
+            # The iterator has no `athrow`, or ignores one cancellation after the other. A scope
+            # that is not left would cancel again on every turn of the loop, so close the iterator.
+            # In an `async for`, too, the next `await` would raise the error and end the iteration.
             over = True
             end = Raised(exc)
             try:
@@ -92,25 +94,25 @@ class _IterationOwner(Owner):
 
     def _too_late(self, step: Step[Any]) -> None:
         if step.operation == self.close:
-            step.succeed(None)  # it is closed
+            step.succeed(None)  # the iterator is closed
         elif self.ahead:
             step.succeed(self.ahead.popleft())
         else:
             step.fail(self.end())
 
     def end(self) -> Exception:
-        """What comes in place of an item when nothing more can."""
+        """Return what to raise in place of an item after the end."""
         if self._cut_short:
             return RuntimeError(f"{self.name} was closed by a shutdown before its end")
         return StopAsyncIteration()
 
     async def send(self, value: object) -> Any:
-        """As a step. An iterator that has gone on by itself does not wait for *value* any more."""
+        """As a step: send *value*, unless the iterator has gone on by itself and does not wait."""
         await self._begin()
         return self.ahead.popleft() if self.ahead else await self._iterator.asend(value)
 
     async def throw(self, exc: BaseException) -> Any:
-        """As a step."""
+        """As a step: throw *exc* into the iterator."""
         await self._begin()
         self.ahead.clear()
         return await self._throw(exc)
@@ -121,7 +123,7 @@ class _IterationOwner(Owner):
         raise exc
 
     async def close(self) -> None:
-        """As a step."""
+        """As a step: close the iterator."""
         self.over = True
         await self.close_iterator()
 
@@ -130,7 +132,7 @@ class _IterationOwner(Owner):
         return False
 
     async def close_iterator(self) -> None:
-        # What is no generator may have no such method.
+        # An iterator that is not a generator may have no such method.
         aclose = getattr(self._iterator, "aclose", None)
         if aclose is not None:
             try:
@@ -146,12 +148,12 @@ class _IterationOwner(Owner):
 
     def _ends_with(self, exc: BaseException) -> bool:
         """Whether nothing can come after *exc*."""
-        # A generator without a frame has ended; an iterator that is none may go on.
+        # A generator without a frame has ended. Other iterators may go on after an exception.
         generator = hasattr(self._iterator, "athrow")
         return (
             issubclass(type(exc), StopAsyncIteration)
             or (generator and getattr(self._iterator, "ag_frame", None) is None)
-            or self._iterator is None  # it could not be made
+            or self._iterator is None  # making the iterator has failed
         )
 
     def take_unseen(self) -> BaseException | None:
@@ -162,8 +164,18 @@ class _IterationOwner(Owner):
 class SyncIterator(Face, Iterator[_T_co]):
     """A synchronous iterator over an async iterable, and a context manager that closes it.
 
-    Made by `sync_iter`. For any thread, one at a time. Leaving the ``with`` block, `close`, and the
-    end of the last reference close the async iterator on the loop; `shutdown` does so too.
+    Made by `sync_iter`. Leaving the ``with`` block, `close`, the end of the last reference, and
+    `shutdown` close the async iterator on the loop.
+
+    Any thread may use the iterator, one thread at a time.
+
+    >>> import palitra
+    >>> async def count(n):
+    ...     for i in range(n):
+    ...         yield i
+    >>> with palitra.sync_iter(count(3)) as numbers:
+    ...     next(numbers)
+    0
 
     .. versionadded:: 0.2.0
     """
@@ -173,20 +185,36 @@ class SyncIterator(Face, Iterator[_T_co]):
     def __next__(self) -> _T_co:
         """Return the next item.
 
-        Where a cancel scope or a task group in the async iterator has ended since the last item,
-        this shows what came of that: the item after it, or the error.
+        If a cancel scope or a task group in the async iterator has ended since the last item, the
+        next item or the error is what came of that.
+
+        Returns:
+            The next item.
 
         Raises:
-            StopIteration: There is none; with the value that the async iterator ended with.
+            StopIteration: There are no more items. If the async iterator has ended with a value,
+                the exception carries that value.
             BaseException: What the async iterator raised.
             DeadlockError: The caller is on the loop's own thread.
             RuntimeError: The executor is shut down, or another thread is using the iterator.
+
+        Any thread may call it, one thread at a time.
+
+        >>> import palitra
+        >>> async def count(n):
+        ...     for i in range(n):
+        ...         yield i
+        >>> numbers = palitra.sync_iter(count(2))
+        >>> next(numbers), next(numbers), next(numbers, "the end")
+        (0, 1, 'the end')
+
+        .. versionadded:: 0.2.0
         """
         owner = self._owner
         return self._rest() if owner.over else self._item(owner.next, "next()")
 
     def _rest(self) -> _T_co:
-        """What is left after the end."""
+        """Return or raise what is left in `ahead` after the end; then say that this is the end."""
         owner = self._owner
         try:
             kept = owner.ahead.popleft()
@@ -218,16 +246,32 @@ class SyncIterator(Face, Iterator[_T_co]):
             del error  # a raised error holds this frame
 
     def close(self) -> None:
-        """Close the async iterator and wait for its clean-up; again does no harm.
+        """Close the async iterator and wait for its clean-up; a second call does no harm.
 
-        On the loop's own thread, which cannot wait, it is closed as soon as possible; what its
-        clean-up raises goes to the loop's exception handler there. An iterator that waits for an
-        item in another thread then is cancelled first.
+        The loop's own thread cannot wait. There, this method only requests the closing: an item
+        that another thread is waiting for is cancelled first, and what the clean-up raises goes to
+        the loop's exception handler.
 
         Raises:
             BaseException: What the clean-up raised, or the error by which the async iterator has
                 ended since the last item.
             RuntimeError: Another thread is using the iterator.
+
+        Any thread may call it, one thread at a time.
+
+        >>> import palitra
+        >>> async def count():
+        ...     try:
+        ...         yield 1
+        ...     finally:
+        ...         print("closed")
+        >>> numbers = palitra.sync_iter(count)
+        >>> next(numbers)
+        1
+        >>> numbers.close()
+        closed
+
+        .. versionadded:: 0.2.0
         """
         show_both(self._close(), None)
 
@@ -257,18 +301,78 @@ class SyncIterator(Face, Iterator[_T_co]):
 class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
     """A `SyncIterator` over an async generator, with `send` and `throw`.
 
+    Any thread may use the iterator, one thread at a time.
+
+    >>> import palitra
+    >>> async def echo():
+    ...     said = yield "first"
+    ...     yield said
+    >>> replies = palitra.sync_iter(echo)
+    >>> next(replies), replies.send("second")
+    ('first', 'second')
+
     .. versionadded:: 0.2.0
     """
 
     def send(self, value: _SendT_contra, /) -> _T_co:
-        """Resume the async generator with *value*; return or raise as `next` does."""
+        """Resume the async generator with *value*, and return the next item.
+
+        Args:
+            value: What the ``yield`` at which the generator stands returns; None at the start.
+
+        Returns:
+            The next item.
+
+        Raises:
+            BaseException: What `next` of the iterator raises.
+
+        Any thread may call it, one thread at a time.
+
+        >>> import palitra
+        >>> async def echo():
+        ...     said = yield "first"
+        ...     yield said
+        >>> replies = palitra.sync_iter(echo)
+        >>> replies.send(None), replies.send("second")
+        ('first', 'second')
+
+        .. versionadded:: 0.2.0
+        """
         owner = self._owner
         if owner.over:
             return self._rest()
         return self._item(functools.partial(owner.send, value), "send()")
 
     def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> _T_co:
-        """Raise an exception inside the async generator; return the next item or raise."""
+        """Raise an exception inside the async generator, and return the next item.
+
+        Args:
+            typ: The exception, or its class.
+            val: With a class: the exception, or the argument to make it with; None: no argument.
+            tb: A traceback for the exception; None: the exception keeps its own.
+
+        Returns:
+            The next item.
+
+        Raises:
+            TypeError: *typ* is neither an exception nor a class of exceptions.
+            BaseException: The exception itself if the generator does not catch it, and what `next`
+                of the iterator raises.
+
+        Any thread may call it, one thread at a time.
+
+        >>> import palitra
+        >>> async def patient():
+        ...     try:
+        ...         yield "waiting"
+        ...     except ValueError as error:
+        ...         yield f"caught {error}"
+        >>> replies = palitra.sync_iter(patient)
+        >>> next(replies), replies.throw(ValueError("it"))
+        ('waiting', 'caught it')
+
+        .. versionadded:: 0.2.0
+        """
         owner = self._owner
         exc = typ if isinstance(typ, BaseException) else _instance(typ, val)
         if tb is not None:
@@ -292,21 +396,22 @@ def _instance(typ: Any, val: Any) -> BaseException:
 class _PrefetchOwner(_IterationOwner):
     """Drives an async iterator ahead of its user, up to a number of items.
 
-    The loop fills `ahead` and the user empties it, without crossing over. An owner that finds it
-    full sets `paused` and then looks at it once more; a user takes an item and then looks at
-    `paused`. So one of the two sees that there is room. A user who finds nothing takes a step.
+    The loop fills `ahead`, and the user takes items from it without a step. They agree by writing
+    first and looking second (see `_waiting`). An owner that finds `ahead` full sets `paused`, and
+    then looks at `ahead` once more; a user takes an item, and then looks at `paused`. So one of the
+    two sees that there is room. A user who finds `ahead` empty takes a step.
     """
 
     def __init__(self, service: Service, source: Any, size: int) -> None:
         super().__init__(service, source)
         self._size = size
-        self._fetching = False  # with no step waiting for it
+        self._fetching = False  # an item, while no step waits for one
         self._ended_by_closing = False
         self.paused = False
 
     @property
     def has_room(self) -> bool:
-        """Whether it is worth waking the owner."""
+        """Whether so much of `ahead` is free that waking the owner is worth it."""
         return len(self.ahead) <= self._size // 2
 
     def resume(self) -> None:
@@ -351,7 +456,7 @@ class _PrefetchOwner(_IterationOwner):
         del item, error  # a traceback may hold this frame
 
     async def take_item(self) -> Any:
-        """As a step: the next item, once it is there."""
+        """As a step: wait for the next item, and take it."""
         while not self.ahead:
             if self.over:
                 raise self.end()
@@ -375,7 +480,7 @@ class _PrefetchOwner(_IterationOwner):
             self._interrupt(self._closing_message)
 
     def take_unseen(self) -> BaseException | None:
-        # What was fetched ahead goes unseen, but for an error of the clean-up.
+        # What was fetched ahead and not taken is dropped, except an error of the clean-up.
         error = super().take_unseen()
         return error if self._ended_by_closing else None
 
@@ -387,7 +492,7 @@ class _PrefetchIterator(SyncIterator[_T_co]):
 
     def __next__(self) -> _T_co:
         owner = self._owner
-        over = owner.over  # before the look at what is ahead, which is filled first
+        over = owner.over  # look at `over` first: the owner fills `ahead` before it sets `over`
         try:
             item = owner.ahead.popleft()
         except IndexError:

@@ -1,17 +1,18 @@
 """The task that owns a bridged object, and the synchronous face that has it take steps.
 
-One owner task enters, drives and leaves each bridged object, so that whatever in it belongs to a
+One owner task enters, drives and leaves each bridged object. So whatever in the object belongs to a
 task (cancel scopes, task groups, `ContextVar.reset`) finds the same task each time. A step (one
 item, the entry, the exit) is a blocking call whose work the owner task does.
 
-Who closes what: from its first step on, an unfinished object stands among the service's
-`contexts`. The object is closed by its user, or when the last reference to its synchronous face
-goes, or by `shutdown`, whichever comes first.
+Who closes the object: its user, or `shutdown`, or whoever drops the last reference to its
+synchronous face, whichever comes first. From its first step until it is finished, the object stands
+among the contexts that `shutdown` leaves.
 
-A cancel scope or a task group inside the object cancels the owner task when it ends, and asyncio
-delivers that to an idle task too. The owner then throws the very `CancelledError` that came into
-the object, at once: anyio cancels again on every turn of the loop until its scope has been left,
-and a scope swallows only a cancellation that it knows as its own. What comes of it waits in `ahead`
+A cancel scope or a task group inside the object cancels the owner task when the scope ends, also
+while the task is idle, between two steps. The owner then throws the `CancelledError` that it got
+into the object, at once and unchanged. At once, because anyio cancels again on every turn of the
+loop until its scope has been left; unchanged, because a scope swallows only the cancellation that
+it knows as its own. What the object does with the error, a value or another error, waits in `ahead`
 for the next step.
 """
 
@@ -27,9 +28,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar, cast
 
-from palitra._calls import FINISHED, RUNNING, BlockingCall, Kind
-from palitra._service import Service
-from palitra._words import name_of, traceback_of, user_traceback
+from .._calls import FINISHED, RUNNING, BlockingCall, Kind
+from .._service import Service
+from .._words import name_of, traceback_of, user_traceback
 
 _T = TypeVar("_T")
 
@@ -105,13 +106,16 @@ class Step(BlockingCall[_T]):
 
 
 class Raised:
-    """An exception that waits for its turn, where a value might wait."""
+    """Marks an exception in `ahead`, where values wait as well."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def take(self) -> BaseException:
-        """Give the exception away: the frames that it is raised through may hold this object."""
+        """Return the exception and forget it.
+
+        The frames that the exception is raised through may hold this object.
+        """
         error = self.error
         del self.error
         return error
@@ -134,18 +138,19 @@ class Owner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self.work: Coroutine[Any, Any, None] | None = None  # what the task runs
-        self._exit: Callable[..., Awaitable[bool]] | None = (
-            None  # while it stands in the service's `contexts`
-        )
+        # What the end calls to leave the object, as long as the object stands among the contexts.
+        self._exit: Callable[..., Awaitable[bool]] | None = None
         self._steps: deque[Step[Any]] = deque()
         self._current: Step[Any] | None = None
-        # Whether what the task does now has been cancelled from here: that is done once, and taken
+        # Whether `_interrupt` has cancelled what the task does now. That is done once, and taken
         # back when what was cancelled has ended.
         self._interrupted = False
         self._idle: asyncio.Future[None] | None = None  # while the task waits for a step
         self._closing = False
         self.body: BaseException | None = None  # the exception that a closing tells the object
-        self._cut_short = False  # closed by a shutdown, which gets the two outcomes of the closing:
+        self._cut_short = False  # whether a shutdown closes the object
+        # What comes of closing it then, for the shutdown: whether the object suppressed the
+        # exception of the body, and the error that closing raised.
         self._suppressed = False
         self._close_error: BaseException | None = None
 
@@ -163,7 +168,7 @@ class Owner:
                 self._task = self.service.create_task(work, self.context, self)
             except BaseException:
                 work.close()
-                self._steps.clear()  # `step` gets the error, not its place after the end
+                self._steps.clear()  # `step` fails with this error, and not because of the end
                 self._finish()
                 raise
             self._task.add_done_callback(self._ended)
@@ -181,7 +186,7 @@ class Owner:
         async def leave(exc: BaseException | None = None) -> bool:
             return await self.leave(exc)
 
-        leave.__qualname__ = f"the closing of {self.name}"  # the subject where it fails
+        leave.__qualname__ = f"the closing of {self.name}"  # what a report of its failure names
         return leave
 
     def _wake(self) -> None:
@@ -195,7 +200,7 @@ class Owner:
 
     async def _work(self) -> None:
         while not self.over:
-            # At its end, asyncio cancels only once.
+            # The end of the loop cancels each task only once, so close the object now.
             if self._closing or self.service.ending.loop_ends:
                 await self._close_unasked()
             elif self._steps:
@@ -215,23 +220,24 @@ class Owner:
                     step_failed = False
                     step.succeed(result)
                     del result
-                if step_failed:  # not in the clause above: it would hold the error
+                if step_failed:  # not in the `except` clause, where this frame holds the error
                     step.settle()
                 self._current = None
                 self._uninterrupt()
-                del step, operation  # they hold what their caller is to free
+                del step, operation  # they hold objects that their caller may want to be freed
             else:
                 try:
                     await self._rest()
                 except asyncio.CancelledError as exc:
-                    # In here, as `async with` does it: the object may look at `sys.exception()`.
+                    # In the `except` clause, as in `async with`: the object may look at
+                    # `sys.exception()`.
                     await self._cancelled_idle(user_traceback(exc))
         self._finish()
         if self._closing and not self._cut_short:
             self._report_unseen()
 
     def _or_ahead(self, operation: Callable[[], Awaitable[_T]]) -> Callable[[], Awaitable[_T]]:
-        """What a step does while something is in `ahead`."""
+        """Return what a step does while something is in `ahead`."""
         return operation
 
     async def _rest(self) -> None:
@@ -256,7 +262,7 @@ class Owner:
             if exc is not body:
                 self._closing_failed(user_traceback(exc))
         finally:
-            self.over = True  # not before: who comes now waits for the end
+            self.over = True  # not earlier: a step that comes meanwhile waits for the end
             del body
 
     def _closing_failed(self, error: BaseException) -> None:
@@ -278,10 +284,10 @@ class Owner:
         step.fail(RuntimeError(f"{self.name} is closed"))
 
     def _ended(self, _: object) -> None:
-        self._finish()  # a task that was cancelled before its first step has not
+        self._finish()  # a task that was cancelled before its first step has not done so
 
     def cancel(self, step: Step[Any]) -> None:
-        """Cancel *step*, begun or not."""
+        """Cancel *step*, whether it has begun or not."""
         if step is self._current and self._task is not None:
             self._interrupt(None)
         else:
@@ -294,7 +300,7 @@ class Owner:
             self._task.cancel(message)
 
     def _uninterrupt(self) -> None:
-        """Take the cancellation back: what it was meant for has ended."""
+        """Take a cancellation by `_interrupt` back: what was cancelled has ended."""
         if self._interrupted:
             self._interrupted = False
             task = asyncio.current_task()
@@ -302,23 +308,23 @@ class Owner:
                 task.uncancel()
 
     def tasks(self) -> list[asyncio.Task[Any]]:
-        """The one task, while there is one."""
+        """The owner task, if there is one."""
         return [] if self._task is None else [self._task]
 
     def left_behind(self) -> None:
-        """A step ignores its cancellation: the object is not waited for at the end either."""
+        """A step ignores its cancellation: have the end not wait for the object either."""
         if self._exit is not None:
             self.service.ending.contexts.entered.pop(self._exit, None)
             self._exit = None
 
     def refused(self) -> None:
-        """A step will not be taken, and was not begun."""
+        """Called when the first step is refused: close what will not be used."""
 
     def failed(self, exc: BaseException) -> None:
-        """A step has raised *exc*."""
+        """Called when a step has raised *exc*."""
 
     async def _close(self, body: BaseException | None) -> bool:
-        """Close the object, nobody waiting; True if it suppresses *body*."""
+        """Close the object, while no step waits for that; return True if it suppresses *body*."""
         raise NotImplementedError
 
     async def leave(self, exc: BaseException | None = None) -> bool:
@@ -339,7 +345,7 @@ class Owner:
             del exc
 
     def drop(self, exc: BaseException | None = None) -> None:
-        """Close the object, with *exc*, and what it waits for: nobody uses it any more."""
+        """Have the object closed, with *exc*, since nobody uses it: end what it waits for, too."""
         if self._loop is None or self._loop is not asyncio._get_running_loop():
             return
         if self.over:
@@ -358,7 +364,7 @@ class Owner:
         return f"{self.name} is being closed"
 
     def take_unseen(self) -> BaseException | None:
-        """Empty `ahead`, and return an error in it that its user is to see nevertheless."""
+        """Empty `ahead`, and return an error in it that the user must not miss."""
         unseen = None
         with contextlib.suppress(IndexError):
             while True:
@@ -379,11 +385,11 @@ class Owner:
 
 
 def show_both(outcome: BaseException | None, body: BaseException | None) -> None:
-    """Raise what `async with` shows of an object that ended by itself while its body ran on.
+    """Raise what `async with` would raise, where the object ended by itself while its body ran on.
 
-    Where the body has no exception, that is *outcome*. An exception of the body joins the group
-    that a task group raises; otherwise this returns, so that the exception of the body goes on,
-    with *outcome* as what had gone wrong before.
+    If the body has raised nothing, raise *outcome*. If *outcome* is the group of a task group,
+    raise that group with the exception of the body added. Otherwise return, so that the exception
+    of the body goes on, with *outcome* as its earliest context.
     """
     joined: BaseExceptionGroup[BaseException] | None = None
     try:
@@ -403,7 +409,7 @@ def show_both(outcome: BaseException | None, body: BaseException | None) -> None
 
 
 def _chain(error: BaseException, earlier: BaseException) -> None:
-    """Put *earlier* at the far end of what *error* has as context, unless they share some of it."""
+    """Put *earlier* at the end of the chain of contexts of *error*, unless the chains meet."""
     seen: set[int] = set()
     link: BaseException | None = earlier
     while link is not None and id(link) not in seen:
@@ -418,7 +424,7 @@ def _chain(error: BaseException, earlier: BaseException) -> None:
 
 
 def cancellation_requests() -> int:
-    """How many cancellations of the current task nobody has taken back."""
+    """How many cancellations of the current task have not been taken back."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
@@ -427,7 +433,7 @@ class Face:
     """The synchronous side of a bridged object: for one thread at a time."""
 
     def __init__(self, executor: Executor, owner: Owner) -> None:
-        self._executor = executor  # as long as this lives, the executor is not dropped
+        self._executor = executor  # so that the executor is not dropped before the face
         self._owner = owner
         self._free = True  # the one permission to take a step
 
@@ -435,7 +441,7 @@ class Face:
         return self._take(Step(self._owner, operation), what)
 
     def _last_step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T | None:
-        """As `_step`; returns None where a shutdown does it, or has."""
+        """As `_step`; return None where a shutdown closes the object, or has closed it."""
         owner = self._owner
         if owner.over or not owner.service.usable:
             return None
@@ -468,7 +474,7 @@ class Face:
 
 async def build(source: Any, dunder: str, what: str) -> Any:
     """Return *source*, or what it makes, as something that has *dunder*."""
-    # Looked up on the type: a class may have the method for its instances.
+    # Look on the type: where *source* is a class, its own attributes are those of its instances.
     if hasattr(type(source), dunder):
         return source
     made = source()

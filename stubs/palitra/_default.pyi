@@ -7,9 +7,9 @@ from typing import Any, Literal, TextIO, TypeAlias, overload
 
 from typing_extensions import ParamSpec, TypeVar
 
-from palitra._bridges._functions import SyncFunction, SyncGeneratorFunction
-from palitra._bridges._iterators import SyncGenerator, SyncIterator
-from palitra._executor import AsyncLoopExecutor
+from ._bridges._functions import SyncFunction, SyncGeneratorFunction
+from ._bridges._iterators import SyncGenerator, SyncIterator
+from ._executor import AsyncLoopExecutor
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol, Self, TypeAlias, overload
 
 from typing_extensions import ParamSpec, TypeVar, TypeVarTuple
 
-from palitra._bridges._functions import SyncFunction, SyncGeneratorFunction
-from palitra._bridges._iterators import SyncGenerator, SyncIterator
-from palitra._records import CallInfo
+from ._bridges._functions import SyncFunction, SyncGeneratorFunction
+from ._bridges._iterators import SyncGenerator, SyncIterator
+from ._records import CallInfo
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

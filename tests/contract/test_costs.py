@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from palitra import AsyncLoopExecutor
+from palitra import AsyncLoopExecutor, _waiting
+from palitra._waiting import Looks, locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -221,7 +222,13 @@ def test_a_gather_takes_far_fewer_turns_than_it_has_coroutines(
 def test_plain_callables_do_not_disturb_the_loop(
     executor: AsyncLoopExecutor, witness: Witness
 ) -> None:
-    assert witness.turns_of(lambda: wait([executor.submit(int) for _ in range(CALLS)])) == 0
+    def call() -> None:
+        # Not `wait`: it holds the locks of all, and a worker hands a call whose lock it cannot have
+        # for long to the loop.
+        for future in [executor.submit(int) for _ in range(CALLS)]:
+            future.result()
+
+    assert witness.turns_of(call) == 0
 
 
 def test_a_call_in_flight_is_one_task(executor: AsyncLoopExecutor) -> None:
@@ -262,6 +269,151 @@ def test_a_finished_call_leaves_nothing_allocated(executor: AsyncLoopExecutor, k
     executor.run(all_started())
     gc.collect()
     assert sys.getallocatedblocks() - before < CALLS / 10
+
+
+@pytest.fixture
+def nobody_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_waiting, "wait_for", lambda lock, timeout: False)
+
+
+def test_nobody_looks_where_a_limit_is_brief(
+    monkeypatch: pytest.MonkeyPatch, nobody_sleeps: None
+) -> None:
+    monkeypatch.setattr(_waiting, "_give_way", pytest.fail)
+    for limit in (0, 1e-9, 0.1):
+        assert not Looks().wait_for(locked(), limit)
+
+
+def test_a_wait_gives_way_only_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, nobody_sleeps: None
+) -> None:
+    given: list[None] = []
+    monkeypatch.setattr(_waiting, "_give_way", lambda: given.append(None))
+    looks = Looks()
+    for _ in range(320):
+        assert not looks.wait_for(locked(), None)
+    assert len(given) <= 320 * 8 + 10 * 100
+
+
+def test_many_looks_go_on_as_long_as_they_pay(
+    monkeypatch: pytest.MonkeyPatch, nobody_sleeps: None
+) -> None:
+    looks = Looks()
+    lock = locked()
+    given = 0
+    paid_at = 50
+
+    def give_way() -> None:
+        nonlocal given
+        given += 1
+        if given == paid_at:
+            lock.release()
+
+    monkeypatch.setattr(_waiting, "_give_way", give_way)
+    slept = []
+    for number in range(100):
+        given = 0
+        if not looks.wait_for(lock, None):
+            slept.append(number)
+    assert slept == list(range(len(slept)))
+    assert len(slept) < 32
+    paid_at = 0
+    for _ in range(10):
+        looks.wait_for(lock, None)
+    given = 0
+    looks.wait_for(lock, None)
+    assert given == 8
+
+
+def test_a_call_that_has_ended_is_not_waited_for(
+    executor: AsyncLoopExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = executor.submit(trivial, 1)
+    wait([future])
+    monkeypatch.delattr(_waiting, "_give_way")
+    assert future.result() == 1
+    lock = locked()
+    lock.release()
+    assert Looks().wait_for(lock, None)
+
+
+def test_no_more_than_two_threads_look_at_once(
+    monkeypatch: pytest.MonkeyPatch, nobody_sleeps: None
+) -> None:
+    looks = Looks()
+    looking = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def give_way() -> None:
+        looking.release()
+        go_on.wait()
+
+    monkeypatch.setattr(_waiting, "_give_way", give_way)
+    threads = [
+        threading.Thread(target=looks.wait_for, args=(locked(), None), daemon=True)
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+        assert looking.acquire(timeout=10)
+    monkeypatch.setattr(_waiting, "_give_way", pytest.fail)
+    assert not looks.wait_for(locked(), None)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_in_a_crowd_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks()
+    locks = [locked() for _ in range(20)]
+    waiting = threading.Semaphore(0)
+    known: set[int] = set()
+
+    def give_way() -> None:
+        if threading.get_ident() not in known:
+            known.add(threading.get_ident())
+            waiting.release()
+
+    monkeypatch.setattr(_waiting, "_LOOKERS", len(locks))
+    monkeypatch.setattr(_waiting, "_give_way", give_way)
+    threads = [
+        threading.Thread(target=looks.wait_for, args=(lock, None), daemon=True) for lock in locks
+    ]
+    for thread in threads[:-1]:
+        thread.start()
+        assert waiting.acquire(timeout=10)
+    monkeypatch.setattr(_waiting, "_give_way", pytest.fail)
+    assert not looks.wait_for(locks[-1], 0.2)
+    for lock in locks:
+        lock.release()
+    for thread in threads[:-1]:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_interrupted_looks_use_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks()
+    for _ in range(50):
+        given: list[None] = []
+
+        def give_way(given: list[None] = given) -> None:
+            given.append(None)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(_waiting, "_give_way", give_way)
+        with pytest.raises(KeyboardInterrupt):
+            looks.wait_for(locked(), None)
+        assert given
+
+
+def test_where_threads_cannot_give_way_they_sleep(
+    executor: AsyncLoopExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "_give_way", None)
+    assert executor.run(trivial(1)) == 1
+    assert executor.submit(suspending_once).result() is None
+    assert not Looks().wait_for(locked(), 0.2)
 
 
 async def make_gate() -> asyncio.Event:

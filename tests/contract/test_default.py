@@ -231,7 +231,9 @@ def test_shutdown_in_one_thread_never_hangs_those_that_use_it() -> None:
                 outcomes.append(str(error))
 
     users = [in_thread(uses) for _ in range(4)]
-    for _ in range(50):
+    rounds = 0
+    while rounds < 50 or 7 not in outcomes:  # on a busy machine the users come late
+        rounds += 1
         palitra.shutdown()
     stop.open()
     for user in users:
@@ -239,7 +241,6 @@ def test_shutdown_in_one_thread_never_hangs_those_that_use_it() -> None:
 
     assert not any(user.is_alive() for user in users)
     assert set(outcomes) <= {7, "cannot schedule new futures after shutdown"}
-    assert 7 in outcomes
 
 
 def test_import_has_no_side_effects(python: Python) -> None:

@@ -91,8 +91,11 @@ def test_tasks_that_are_waited_for_are_shown_each(executor: AsyncLoopExecutor, h
         await held.release.passed()
 
     thread = in_thread(lambda: executor.gather(*(leaf() for _ in range(5))))
-    while "task 3 of 5" not in (text := dumped()):
+    leaf_waits = "leaf: await held.release.passed()"
+    text = ""
+    while not ("(gather, running" in text and text.count(leaf_waits) == 3):  # some start later
         assert thread.is_alive()
+        text = dumped()
     lines = section(executor, text)
     held.release.open()
     thread.join()
@@ -101,7 +104,7 @@ def test_tasks_that_are_waited_for_are_shown_each(executor: AsyncLoopExecutor, h
     assert "      task 1 of 5 that are waited for:" in lines
     assert "      task 3 of 5 that are waited for:" in lines
     assert "      and 2 tasks more" in lines
-    assert sum("leaf: await held.release.passed()" in line for line in lines) == 3
+    assert sum(leaf_waits in line for line in lines) == 3
 
 
 def test_a_busy_loop_is_shown_with_what_holds_it(executor: AsyncLoopExecutor, held: Held) -> None:

@@ -145,7 +145,9 @@ def test_threads_are_named_after_the_class_by_default() -> None:
     with AsyncLoopExecutor() as one, AsyncLoopExecutor() as other:
         for executor in (one, other):
             executor.submit(len, "").result(PATIENCE)
-        names = sorted(t.name for t in threads_named("AsyncLoopExecutor-") - before)
+        new = threads_named("AsyncLoopExecutor-") - before
+        # 3.12 has one of asyncio's from the beginning.
+        names = sorted(t.name for t in new if not t.name.endswith("_asyncio_0"))
 
     assert len(names) == 4
     prefixes = {name.rpartition("_")[0] for name in names}

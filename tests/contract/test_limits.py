@@ -472,6 +472,7 @@ def test_threads_start_as_calls_need_them() -> None:
             call.started.wait()
 
             names = {t.name for t in threading.enumerate() if t.name.startswith("grow")}
+            names -= {"grow_asyncio_0"}  # 3.12 has it from the beginning
             assert names == {"grow_loop", *(f"grow_{n}" for n in range(number + 1))}
 
         for call in calls:

@@ -341,6 +341,30 @@ def test_dropping_the_iterator_cancels_what_is_left(
     tracked.assert_rest_is_cancelled()
 
 
+def test_dropping_an_unread_iterator_leaves_plain_callables_to_run(held: Held) -> None:
+    seen = list[int]()
+    with AsyncLoopExecutor(max_workers=1) as executor:
+        executor.submit(held.thread)
+        held.started.wait()
+        executor.map(seen.append, range(10))
+        held.release.open()
+
+    assert seen == list(range(10))
+
+
+def test_dropping_an_iterator_half_way_cancels_plain_callables_too(held: Held) -> None:
+    with AsyncLoopExecutor(max_workers=1) as executor:
+        tracked = Tracked(executor)
+        results = executor.map(lambda number: number and held.thread(), range(4))
+        assert next(results) == 0
+        held.started.wait()
+        del results
+        cancelled = [future.cancelled() for future in tracked.futures]
+        held.release.open()
+
+    assert cancelled == [False, False, True, True]
+
+
 @pytest.mark.parametrize("buffersize", [None, 4])
 def test_a_failed_call_cancels_what_is_left(
     executor: AsyncLoopExecutor, buffersize: int | None
@@ -509,8 +533,9 @@ def test_ended_before_its_first_item_an_iterator_cancels_all(
     tracked.assert_rest_is_cancelled(first=0)
 
 
-@pytest.mark.parametrize("how", ["close", "drop"])
-@pytest.mark.parametrize("fn", ["coroutine", "thread"])
+@pytest.mark.parametrize(
+    ("fn", "how"), [("coroutine", "close"), ("coroutine", "drop"), ("thread", "close")]
+)
 def test_calls_that_wait_for_their_turn_are_cancelled_too(
     quick_loop: dict[str, Any], held: Held, fn: str, how: str
 ) -> None:

@@ -29,6 +29,7 @@ ORDER = [
     "palitra._bridges._owner",
     "palitra._bridges",
     "palitra._gather",
+    "palitra._results",
     "palitra._stalls",
     "palitra._report",
     "palitra._records",
@@ -73,23 +74,32 @@ def is_for_annotations(node: ast.stmt) -> bool:
     }
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """What of palitra the code imports when it runs, inside functions too."""
+def imported(name: str, tree: ast.AST) -> Iterator[str]:
+    """What of palitra the code of the module *name* imports when it runs, inside functions too."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and is_for_annotations(node):
             for statement in node.orelse:
-                yield from imported(ast.Module([statement], []))
+                yield from imported(name, ast.Module([statement], []))
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if of_palitra(alias.name))
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "a relative import"
-            module = node.module or ""
+            module = whole_name(name, node)
             if of_palitra(module):
                 for alias in node.names:
                     inner = f"{module}.{alias.name}"
                     yield inner if inner in ORDER else module
         else:
-            yield from imported(node)
+            yield from imported(name, node)
+
+
+def whole_name(name: str, node: ast.ImportFrom) -> str:
+    """What the module *name* imports from, without dots in front."""
+    if not node.level:
+        return node.module or ""
+    is_package = any(one.startswith(f"{name}.") for one in ORDER)
+    parents = name.split(".")
+    parents = parents[: len(parents) - node.level + is_package]
+    return ".".join([*parents, *filter(None, [node.module])])
 
 
 def of_palitra(module: str) -> bool:
@@ -100,7 +110,7 @@ def upward(name: str, text: str) -> list[str]:
     """Imports that do not go down the list."""
     return [
         f"{name} imports {module}"
-        for module in imported(ast.parse(text))
+        for module in imported(name, ast.parse(text))
         if module not in ORDER[ORDER.index(name) + 1 :]
     ]
 
@@ -178,21 +188,20 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     ("text", "module"),
     [
         pytest.param("import palitra._executor", "palitra._executor", id="a module"),
-        pytest.param("from palitra._service import Service", "palitra._service", id="a name"),
-        pytest.param("from palitra import _hooks, _calls", "palitra._calls", id="the second"),
+        pytest.param("from ._service import Service", "palitra._service", id="a name"),
+        pytest.param("from palitra._service import Service", "palitra._service", id="by its name"),
+        pytest.param("from . import _hooks, _calls", "palitra._calls", id="the second"),
+        pytest.param("from ._bridges import _owner", "palitra._bridges._owner", id="a bridge"),
+        pytest.param("from . import run", "palitra", id="a public name"),
         pytest.param(
-            "from palitra._bridges import _owner", "palitra._bridges._owner", id="a bridge"
-        ),
-        pytest.param("from palitra import run", "palitra", id="a public name"),
-        pytest.param(
-            "def f() -> None:\n    from palitra import _gather", "palitra._gather",
+            "def f() -> None:\n    from . import _gather", "palitra._gather",
             id="inside a function",
         ),
         pytest.param(
-            "if TYPE_CHECKING:\n    pass\nelse:\n    from palitra import _gather",
+            "if TYPE_CHECKING:\n    pass\nelse:\n    from . import _gather",
             "palitra._gather", id="where types are not checked",
         ),
-        pytest.param("from palitra import _inbox", "palitra._inbox", id="the module itself"),
+        pytest.param("from . import _inbox", "palitra._inbox", id="the module itself"),
     ],
 )  # fmt: skip
 def test_an_import_that_goes_up_is_found(text: str, module: str) -> None:

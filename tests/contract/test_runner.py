@@ -86,9 +86,10 @@ def test_an_instance_has_a_loop_of_its_own(runner: EventLoopThreadRunner) -> Non
 def test_the_thread_of_an_instance_starts_with_the_instance() -> None:
     names = {thread.name for thread in threading.enumerate()}
     with EventLoopThreadRunner():
-        [started] = {thread.name for thread in threading.enumerate()} - names
+        started = {thread.name for thread in threading.enumerate()} - names
 
-    assert started.startswith("LoopThread")
+    assert "LoopThread_loop" in started
+    assert all(name.startswith("LoopThread") for name in started)
 
 
 def test_a_with_block_closes_the_loop_and_ends_the_thread() -> None:
@@ -302,10 +303,12 @@ def test_a_runner_that_is_dropped_ends_its_thread() -> None:
     before = threading.active_count()
     runner = EventLoopThreadRunner()
     loop = runner.get_loop()
-    [thread] = [thread for thread in threading.enumerate() if thread.name.startswith("LoopThread")]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("LoopThread")]
+    assert threads
     del runner
     gc.collect()
-    thread.join(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
 
     assert loop.is_closed()
     assert threading.active_count() == before

@@ -104,7 +104,7 @@ class Definitions:
         self.classes: dict[str, ast.ClassDef] = {}
         self.private_classes: dict[str, ast.ClassDef] = {}
         self.variables: dict[str, str] = {}
-        self.imports: set[tuple[str | None, str, str | None]] = set()
+        self.imports: set[tuple[str, str, str | None]] = set()
         self.all: list[str] = []
         for statement in body:
             self._add(statement)
@@ -124,8 +124,9 @@ class Definitions:
                     # Not the first argument: it is the name, not a type.
                     rest = [*made.args[1:], *(keyword.value for keyword in made.keywords)]
                     self.variables[name] = ", ".join(map(spelled, rest))
-            case ast.ImportFrom(module=module, names=names):
-                self.imports |= {(module, alias.name, alias.asname) for alias in names}
+            case ast.ImportFrom(module=module, names=names, level=level):
+                source = "." * level + (module or "")
+                self.imports |= {(source, alias.name, alias.asname) for alias in names}
 
     def names(self) -> set[str]:
         return self.functions.keys() | self.classes.keys()
@@ -240,7 +241,7 @@ def test_the_stub_exports_what_the_package_exports() -> None:
     source = Definitions(ast.parse(read(SOURCES / "__init__.py")).body)
     stub = Definitions(ast.parse(read(STUBS / "__init__.pyi")).body)
     assert stub.all == source.all != []
-    from_palitra = {entry for entry in source.imports if entry[0] and "palitra" in entry[0]}
+    from_palitra = {entry for entry in source.imports if entry[0].startswith(".")}
     assert stub.imports == from_palitra
 
 

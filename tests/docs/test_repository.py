@@ -1,5 +1,6 @@
 """The files around the code agree with each other: workflows, hooks, the source archive."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_no_expression_is_pasted_into_a_command() -> None:
     assert [command for command in commands if "${{" in command] == []
 
 
+def test_the_readme_is_short_and_begins_with_what_people_come_for() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first_screen = text.partition("\n## ")[0]
+
+    assert len(text.splitlines()) < 150
+    assert re.findall(r"^\*\*(.+?)\.?\*\*", first_screen, flags=re.MULTILINE) == [
+        "One loop that outlives the call",
+        "Streams that stop when dropped",
+        "An executor",
+        "Nothing to clean up",
+    ]
+
+
 def test_the_workflow_does_what_the_script_does() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -127,15 +141,52 @@ def test_the_contributors_commands_name_tests_and_environments_that_exist() -> N
     chosen = re.findall(r"^\$ .*?(tests/[\w/]+\.py)(?: -k (\w+))?$", page, flags=re.MULTILINE)
     environments = set(re.findall(r"tox run -e ([\w.-]+)", page))
 
-    assert len(chosen) >= 3
+    assert len(chosen) >= 4
     for path, word in chosen:
         assert re.search(rf"def test_\w*{word}", (ROOT / path).read_text(encoding="utf-8"))
     assert environments <= {*PROJECT["tool"]["tox"]["env_list"]}
+    [words, path] = re.findall(r"change the words `(.+?)` in `(.+?)`", page)[0]
+    assert words in (ROOT / path).read_text(encoding="utf-8")
 
 
-def test_the_contributors_page_names_rooms_that_exist() -> None:
-    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
-    rooms = re.findall(r"^\| `(\w+(?:\.py|/))` \|", page, flags=re.MULTILINE)
+def modules_of_the_package() -> set[str]:
+    """Each by its name inside of palitra; an `__init__` counts as its package."""
+    folder = ROOT / "palitra"
+    names = {
+        ".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.py")
+    }
+    return {name.removesuffix(".__init__") for name in names}
 
-    assert len(rooms) >= 8
-    assert [room for room in rooms if not (ROOT / "palitra" / room).exists()] == []
+
+def order_of_imports() -> list[str]:
+    """The modules as `tests/contract/test_rooms.py` has them."""
+    tree = ast.parse((ROOT / "tests" / "contract" / "test_rooms.py").read_text(encoding="utf-8"))
+    [order] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ORDER"
+    ]
+    return [name.removeprefix("palitra.") for name in order]
+
+
+def first_cells(page: str, after: str) -> list[str]:
+    """The code in the first cell of each line of the table that comes next *after* a heading."""
+    text = (ROOT / page).read_text(encoding="utf-8").partition(after)[2]
+    [table, *_] = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    return re.findall(r"^\| `([\w./]+)` \|", table, flags=re.MULTILINE)
+
+
+def test_the_contributors_page_names_each_room() -> None:
+    named = first_cells("docs/contributing.md", "## The rooms of the house")
+    rooms = [name.removesuffix(".py").replace("/", ".") for name in named]
+
+    assert {*rooms} == modules_of_the_package() - {"_bridges"}
+    assert rooms[1:] == [name for name in order_of_imports() if name in rooms[1:]]
+
+
+def test_the_page_on_how_it_works_names_each_room() -> None:
+    rooms = first_cells("docs/explanation/how-it-works.md", "## The rooms")
+    outer = {name.partition(".")[0] for name in modules_of_the_package()}
+
+    assert {*rooms} == outer - {"__init__"}
+    assert rooms == [name for name in order_of_imports() if name in rooms]

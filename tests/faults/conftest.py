@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interpreters import TIMEOUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -101,12 +103,18 @@ def mode(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def start(python: Python, mode: tuple[str, ...]) -> Callable[..., Child]:
+def limit() -> float:
+    """The most seconds that a program may take."""
+    return TIMEOUT
+
+
+@pytest.fixture
+def start(python: Python, mode: tuple[str, ...], limit: float) -> Callable[..., Child]:
     """Start a program, of one or more pieces, that finds the prelude's names; in either mode."""
 
     def start(*pieces: str) -> Child:
         code = "\n".join([PRELUDE, *map(dedent, pieces)])
-        return python.start(code, options=mode)
+        return python.start(code, options=mode, timeout=limit)
 
     return start
 

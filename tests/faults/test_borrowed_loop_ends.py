@@ -156,33 +156,6 @@ def test_the_exit_finishes_the_calls_on_a_loop_in_a_daemon_thread(
     ) == (["done", "left", "end"] if end == "shut down" else ["end", "done", "left"])
 
 
-def test_exit_timeout_bounds_the_exit_on_a_blocked_loop(
-    loop: str, start: Callable[..., Child]
-) -> None:
-    end = start(
-        loop,
-        """
-        loop = new_loop()
-        threading.Thread(target=loop.run_forever, daemon=True).start()
-        executor = palitra.AsyncLoopExecutor.from_loop(loop, exit_timeout=0.2)
-
-        async def block():
-            begun.set()
-            threading.Event().wait()
-
-        future = executor.submit(block)
-        begun.wait()
-        future.add_done_callback(lambda future: say(type(future.exception()).__name__))
-        warnings.simplefilter("ignore", ResourceWarning)
-        sys.exit(3)
-        """,
-    ).finish()
-    assert end.stdout.splitlines() == ["BrokenExecutor"]
-    (line,) = end.stderr.splitlines()
-    assert line.startswith("left behind at exit: block")
-    assert end.returncode == 3
-
-
 @needs_fork
 def test_a_forked_child_is_refused_and_the_parent_goes_on(
     loop: str, printed_by: Callable[..., list[str]]

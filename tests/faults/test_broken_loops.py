@@ -258,6 +258,25 @@ class TestLoopsThatDie:
         assert ended.returncode == 0
         assert ended.stdout.splitlines() == ["BrokenExecutor"] * 6
 
+    def test_the_threads_of_asyncio_end_with_the_loop(self, start: Callable[..., Child]) -> None:
+        ended = start("""
+            async def use_a_thread_and_close_the_selector():
+                await asyncio.to_thread(str)
+                asyncio.get_running_loop()._selector.close()
+
+            for executor in palitra.get_executor(), palitra.AsyncLoopExecutor():
+                executor.run(use_a_thread_and_close_the_selector())
+                try:
+                    executor.run(asyncio.sleep(0))
+                except RuntimeError as error:
+                    say(type(error).__name__)
+                executor.shutdown()
+            say(*[thread.name for thread in threading.enumerate()])
+        """).finish()
+
+        assert ended.returncode == 0
+        assert ended.stdout.splitlines() == ["BrokenExecutor"] * 2 + ["MainThread"]
+
     def test_the_default_executor_can_be_replaced(self, start: Callable[..., Child]) -> None:
         ended = start("""
             async def close_the_selector():

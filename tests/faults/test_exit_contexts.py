@@ -160,9 +160,6 @@ class TestContextsWithThreads:
         )
         assert sorted(lines) == ["closed", "closed", "last words", "last words"]
 
-    @pytest.mark.xfail(
-        sys.version_info[:2] == (3, 12), reason="3.12 starts no thread at its end that could wait"
-    )
     def test_a_thread_that_uses_palitra_is_served_beside_them(
         self, printed_by: Callable[..., list[str]]
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -87,21 +88,21 @@ def test_so_do_the_uses_of_an_executor_over_the_applications_loop(
 def test_threads_that_are_patched_after_the_first_use_are_not_waited_for(
     printed_by: Callable[..., list[str]],
 ) -> None:
-    assert (
-        printed_by(
-            PATCH,
-            """
+    assert printed_by(
+        PATCH,
+        """
         use_before = palitra.run(double(1))
         patch()
         executor = palitra.get_executor()
         say(executor.run(double(2)))
         refused(lambda: executor.submit(abs, -1))
-        refused(lambda: executor.run(asyncio.to_thread(abs, -1)))
+        if sys.version_info[:2] == (3, 12):  # where the first thread of asyncio's is there already
+            say(executor.run(asyncio.to_thread(abs, -5)))
+        else:
+            refused(lambda: executor.run(asyncio.to_thread(abs, -5)))
         refused(lambda: palitra.AsyncLoopExecutor().submit(double, 1))
         """,
-        )
-        == ["4"] + ["refused"] * 3
-    )
+    ) == ["4", "refused", "5" if sys.version_info[:2] == (3, 12) else "refused", "refused"]
 
 
 def test_a_worker_that_was_there_before_does_the_work(

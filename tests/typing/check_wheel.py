@@ -41,7 +41,7 @@ PYRIGHT = {
 }
 # The stubs have typeshed's ignores for typeshed's overlapping overloads of gather: one for both.
 PYRIGHT_FOR_STUBS = {
-    "include": ["."],
+    "include": ["**/*.pyi"],
     "typeCheckingMode": "strict",
     "pythonVersion": PYTHONS[0],
 }
@@ -93,7 +93,7 @@ def check_package(package: Path, outside: Path) -> str:
     shutil.copytree(package, outside / "package" / "palitra")
     run("mypy", "--strict", "-p", "palitra", cwd=outside / "package")
     stubs = outside / "stubs"
-    shutil.copytree(package, stubs / "palitra", ignore=shutil.ignore_patterns("*.py[!i]", "*.py"))
+    shutil.copytree(package, stubs / "palitra")
     (stubs / "pyrightconfig.json").write_text(json.dumps(PYRIGHT_FOR_STUBS))
     run("pyright", cwd=stubs)
     return "mypy --strict, pyright strict"

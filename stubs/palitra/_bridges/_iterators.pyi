@@ -5,7 +5,7 @@ from typing import Any, Self, overload
 
 from typing_extensions import TypeVar
 
-from palitra._service import Service
+from .._service import Service
 
 _T_co = TypeVar("_T_co", covariant=True)
 _SendT_contra = TypeVar("_SendT_contra", contravariant=True)

@@ -1,0 +1,80 @@
+"""Results: what `map` returns, an iterator over the results of its calls."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from ._calls import clock
+
+
+class Results(Iterator[Any]):
+    """The results of the calls of one `map`, in order.
+
+    The executor is kept only as long as there are inputs to submit.
+    """
+
+    _runs_unread = False
+
+    def __init__(
+        self,
+        calls: Iterator[Future[Any]],
+        buffersize: int | None,
+        deadline: float | None,
+        *,
+        runs_unread: bool,
+    ) -> None:
+        self._calls: Iterator[Future[Any]] | None = calls
+        self._deadline = deadline
+        # Whether the calls run although the iterator is dropped before anybody has read from it, as
+        # those of a thread pool do.
+        self._runs_unread = runs_unread
+        self._futures: deque[Future[Any]] = deque()
+        try:
+            self._futures.extend(itertools.islice(calls, buffersize))
+            if buffersize is None or len(self._futures) < buffersize:
+                self._calls = None  # the inputs are read to their end; do not ask them again
+        except BaseException:
+            self.close()
+            raise
+
+    def __next__(self) -> Any:
+        self._runs_unread = False
+        if not self._futures:
+            raise StopIteration
+        try:
+            self._read_on()
+            deadline = self._deadline
+            # The future stays in `_futures` until its result is here: `close` then cancels it if
+            # Ctrl-C interrupts the wait. No local variable holds the future, since a raised error
+            # holds this frame.
+            result = self._futures[0].result(None if deadline is None else deadline - clock())
+        except BaseException:
+            self.close()
+            raise
+        self._futures.popleft()
+        return result
+
+    def _read_on(self) -> None:
+        if self._calls is not None:
+            future = next(self._calls, None)
+            if future is None:
+                self._calls = None
+            else:
+                self._futures.append(future)
+
+    def close(self) -> None:
+        """Cancel the calls that are left, started or not."""
+        self._calls = None
+        futures = self.__dict__.get("_futures", ())  # Ctrl-C may have come before it was set
+        while futures:
+            futures[0].cancel()
+            futures.popleft()
+
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _is_finalizing() and not self._runs_unread:
+            self.close()
