@@ -268,7 +268,8 @@ class Call:
     def _keep_error(self, exc: BaseException) -> str | None:
         """Store what the body has raised; the state that it leads to, None if settled before."""
         state = FINISHED
-        if isinstance(exc, asyncio.CancelledError):
+        # By the type itself: `isinstance` asks the exception for its class, which may raise.
+        if issubclass(type(exc), asyncio.CancelledError):
             failure = None if self.cancelling else self._service.ending.host_failure()
             if failure is None:
                 state = CANCELLED_AND_NOTIFIED
@@ -332,15 +333,17 @@ class Call:
         The thread of a plain callable is certain to settle it, unless the process ends before: then
         *leave* settles that call too.
         """
-        started = not self._take_claim()
+        self._take_claim()
         if self._worker and not leave:
             return
-        if not started:
-            self._release()
+        if not (self._worker or self._begun or self._task):
+            self._release()  # what a worker thread's callable has returned is to be closed, too
         if self._take_open():
             self._exception = error
             self._settle(FINISHED)
         elif not self.settled:
+            if self._exception is None and "_result" not in self.__dict__:
+                self._exception = error  # Ctrl-C came when `_open` was taken and nothing stored
             self._over = True
             self._finish()
         self._end(None)
@@ -430,7 +433,7 @@ class BlockingCall(Call, Generic[_T]):
             if error is not None:
                 self._exception = None
                 if passed is not None and self.cancelling:
-                    cause = None if isinstance(error, asyncio.CancelledError) else error
+                    cause = None if issubclass(type(error), asyncio.CancelledError) else error
                     raise CallTimeoutError(passed) from cause
                 raise error
             result: _T = self._result

@@ -11,8 +11,8 @@ Who begins the end, and who goes on with it
     out of the register posts `wind_down` too, after it has looked at `requested`. So one of the two
     goes on, and it does no harm if both do: `_task` is the end that is under way.
 
-    A loop that never started has nobody to go on: whoever has taken the host's permission to start
-    it ends the service in its own thread.
+    A loop that never started has nobody to go on: whoever ends the service then does so in its own
+    thread, once the host has agreed that the loop never starts.
 
 What can hold up the end
 
@@ -98,10 +98,13 @@ class Ending:
         self._host = host
         self.cause: BaseException | None = None  # of BROKEN
         self.contexts = Contexts()
-        self.done = False  # the loop has nothing left to do but the host's clean-up
-        self.ended = False  # and that is done
-        self.over = Moment()  # the last thing that is said
-        self.contexts_left = Moment()  # once all were left, though calls may follow
+        # In this order: the loop has nothing left to do but the host's clean-up; that is done, and
+        # no call is settled any more but by those who find it unsettled; everybody may know.
+        self.done = False
+        self.ended = False
+        self.over = Moment()
+        # When the contexts of the exit were left, for which threads may wait. Calls may follow.
+        self.contexts_left = Moment()
         self.given_up: list[Call] = []  # at exit, while they went on
         # The tasks that are ours, where the others are the application's.
         self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
@@ -155,6 +158,7 @@ class Ending:
     def _begin(self, state: State) -> None:
         self.requested.setdefault("state", state)
         if self._host.end_unstarted():
+            # Ctrl-C may come here: whoever ends the service again does all of this again.
             self.done = self.ended = True
             self.contexts_left.happen()
             self.over.happen()
@@ -201,7 +205,7 @@ class Ending:
         """On the loop: once no call is left, leave the entered contexts and stop."""
         waiting = self._calls.waited
         if self.requested and waiting and not self.done:
-            self.staff()
+            self.staff()  # a call without a thread would be waited for in vain
         if self.requested and not (waiting or self.loop_ends or self._task is not None):
             # Whatever task factory there is.
             self._task = asyncio.Task(self._finish(), loop=asyncio.get_running_loop())
@@ -223,7 +227,9 @@ class Ending:
     def _finished(self, task: asyncio.Task[None]) -> None:
         """On the loop: begin again where user code has ended the task, cancelling all there are."""
         self._task = None
-        if not self.loop_ends:
+        if self.done:
+            self._host.finish(self)  # again: Ctrl-C may have come before
+        elif not self.loop_ends:
             if not task.cancelled():
                 task.exception()  # which has gone to the loop as well
             self.wind_down()
@@ -256,10 +262,14 @@ class Ending:
         self._inbox.post(functools.partial(self._leave_contexts_early, after))
 
     def _leave_contexts_early(self, after: Collection[threading.Thread] = ()) -> None:
+        async def leave() -> None:
+            await self._end_services()  # which may use the contexts, in their clean-up too
+            await self.contexts.leave_all()
+
         if any(thread.is_alive() for thread in after):
             asyncio.get_running_loop().call_later(_LOOK, self._leave_contexts_early, after)
         elif self._task is None and not self.done:
-            self._task = asyncio.Task(self.contexts.leave_all(), loop=asyncio.get_running_loop())
+            self._task = asyncio.Task(leave(), loop=asyncio.get_running_loop())
             self._task.add_done_callback(self._left_early)
 
     def _left_early(self, task: asyncio.Task[None]) -> None:
@@ -279,7 +289,10 @@ class Ending:
                 LOGGER.critical("exception in a done-callback", exc_info=True)
 
     def end_here(self) -> None:
-        """By the host, in the thread of the loop, which has ended: settle, and say so."""
+        """By the host, once the loop does nothing more for the service: settle, and say so.
+
+        In a thread that Ctrl-C does not reach.
+        """
         self.done = True
         self._workers.stop()
         self.ended = True

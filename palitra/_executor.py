@@ -992,13 +992,23 @@ def _kind(fn: object, takes: str = "submit() takes a callable or a coroutine") -
     called = fn
     while isinstance(called, functools.partial):
         called = called.func
-    if inspect.isasyncgen(fn) or inspect.isasyncgenfunction(called):
+    if inspect.isasyncgen(fn) or _is(inspect.isasyncgenfunction, called):
         raise TypeError(f"{takes}, not {fn!r}{hint(called)}")
     if not callable(fn):
         raise TypeError(f"{takes}, not {fn!r}{hint(fn)}")
-    if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(type(called).__call__):
+    if _is(inspect.iscoroutinefunction, called) or inspect.iscoroutinefunction(
+        type(called).__call__
+    ):
         return _Kind.CALL
     return _Kind.THREAD
+
+
+def _is(asked: Callable[[object], bool], obj: object) -> bool:
+    """Whether *obj* is what *asked* looks for; not if its attributes raise, as a proxy's may."""
+    try:
+        return asked(obj)
+    except Exception:
+        return False
 
 
 def _submit(

@@ -623,12 +623,16 @@ def _is_lost(call: FutureCall[Any], patience: int) -> bool:
 
 
 def _call_back(call: FutureCall[Any], permissions: Any) -> None:
-    for permission in permissions:
+    left = iter(permissions)
+    for permission in left:
         try:
             # Takes the permission and calls, in one call of a built-in function: see `_inbox`.
             next(map(operator.call, map(permission.pop, ("fn",), (_nothing,)), (call,)))
         except Exception:
             LOGGER.exception("exception calling callback for %r", call)
+        except BaseException:
+            _call_back(call, left)  # before an exit or an interruption goes on
+            raise
 
 
 def _nothing(_: object) -> None:

@@ -112,7 +112,7 @@ class Gathering:
         # The frames of the children hold this object (see `Call._drive`), so this object must not
         # hold the results or the error: it would keep them alive.
         try:
-            answered = isinstance(self._error, asyncio.CancelledError)
+            answered = _is_cancellation(self._error)
             if self._error is not None and not (
                 answered and self._returned == len(self._awaitables)
             ):
@@ -193,8 +193,7 @@ class Gathering:
             self._results[key] = exc
         elif self._error is None or (
             # The error of a clean-up says more than the cancellation that the clean-up was for.
-            isinstance(self._error, asyncio.CancelledError)
-            and not isinstance(exc, asyncio.CancelledError)
+            _is_cancellation(self._error) and not _is_cancellation(exc)
         ):
             self._error = exc
 
@@ -229,6 +228,11 @@ tasks_of[Gathering] = lambda gathering: gathering.tasks.values()
 def _next_turn() -> Generator[None, None, None]:
     """Let the loop's other callbacks have their turn."""
     yield
+
+
+def _is_cancellation(error: BaseException | None) -> bool:
+    # By the type itself: `isinstance` asks the exception for its class, and may be lied to.
+    return issubclass(type(error), asyncio.CancelledError)
 
 
 def _close(awaitables: Iterable[object]) -> None:

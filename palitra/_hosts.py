@@ -2,8 +2,13 @@
 
 Guarantees
     * `start` returns when the loop takes calls, or raises. Any number of threads may call it.
-    * What follows `finish` happens once, and `Ending.end_here` is the last of it: in the thread of
-      the loop, or, where a borrowed loop has gone, in the thread that notices that first.
+    * What follows `finish` happens once, and `Ending.end_here` is the last of it: in a thread of
+      palitra's, since Ctrl-C would leave half of it undone in the main thread, where a borrowed
+      loop may run.
+    * `end_unstarted` may be interrupted, and called again: all that follows it can be repeated.
+
+Who runs the loop, or that nobody ever will, is decided by `dict.setdefault`: the first to say so
+decides.
 
 Assumes
     What `_waiting` assumes.
@@ -19,13 +24,13 @@ import sys
 import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _hooks
-from ._calls import GRACE, Call, DeadlockError, clock
-from ._waiting import Deadline, Moment, Permission
+from ._calls import GRACE, Call, DeadlockError
+from ._waiting import Deadline, Moment
 from ._words import user_traceback
 from ._workers import (
     AsyncioThreads,
@@ -37,11 +42,13 @@ from ._workers import (
 
 if TYPE_CHECKING:
     from ._ending import Ending
+    from ._inbox import Inbox
     from ._service import Service
 
 LOGGER = logging.getLogger("palitra")
 _current = threading.local()  # `service`, on the thread of a loop of our own
 _WATCH = 0.25  # seconds between looks at borrowed loops, which end without a word
+_LOOK = 0.05  # the same, at one that does not run although its end is waited for
 
 
 class Host(Protocol):
@@ -111,7 +118,8 @@ class OwnLoop:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ident: int | None = None  # the thread's
-        self._run = Permission()  # to run the loop, or to see to it that there never is one
+        # Under one key: the thread that runs the loop; None: there never will be one.
+        self._runner: dict[str, threading.Thread | None] = {}
         self._started = Moment()  # when there is a loop, or never will be
         self._asyncio_threads: AsyncioThreads | None = None
         self._left_behind = False
@@ -140,8 +148,8 @@ class OwnLoop:
                 raise DeadlockError(
                     "a call from the initializer would wait for the start of its own thread"
                 )
-            if self._run.free:
-                # Several callers can come here at once; a thread without the permission just ends.
+            if not self._runner:
+                # Several callers can come here at once; a thread that came too late just ends.
                 refuse_patched_threads()
                 if not _hooks.watch(service):
                     raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -149,14 +157,11 @@ class OwnLoop:
             self._started.wait()
 
     def end_unstarted(self) -> bool:
-        if not self._run.take():
-            return False
-        self._started.happen()
-        return True
+        return _is_never_run(self._runner, self._started)
 
     def _main(self, service: Service) -> None:
-        """The life of the loop's thread, from its permission to its end."""
-        if not self._run.take():
+        """The life of the loop's thread, where it is the one that runs the loop."""
+        if not _runs_here(self._runner, self._started):
             return
         self._thread = threading.current_thread()
         self._ident = get_ident()
@@ -190,7 +195,7 @@ class OwnLoop:
                 # Where user code stopped the loop, it goes on.
         except BaseException as exc:
             if self.loop is None and self._asyncio_threads is not None:
-                return  # likewise
+                return  # in such a child, too: `abandon` has taken the loop away
             service.ending.break_with(user_traceback(exc))
         self._close(service)
         del self, service  # the failure holds frames of the initializer, and they hold this one
@@ -218,6 +223,9 @@ class OwnLoop:
                 loop.close()
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
+        if self._asyncio_threads is not None:
+            # Where the closing failed, nobody has told them to end, and the exit waits for them.
+            self._asyncio_threads.shutdown(wait=False)
         self.loop = None
         self._ident = None  # another thread may get the same
         ending.end_here()
@@ -234,7 +242,7 @@ class OwnLoop:
         tasks = asyncio.all_tasks(loop)
         for task in tasks - cancelled:
             task.cancel()
-        loop.run_until_complete(all_done(loop, tasks - late, GRACE if left else None))
+        _complete(loop, all_done(loop, tasks - late, GRACE if left else None))
         ended = {task for task in tasks if task.done()}
         for task in tasks - ended:
             _silence(task)
@@ -251,13 +259,13 @@ class OwnLoop:
             _expect_running_generators(loop)
         # Ctrl-C or a limit at exit cancels the step that is under way; the others follow.
         with contextlib.suppress(asyncio.CancelledError):
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            _complete(loop, loop.shutdown_asyncgens())
         if self._asyncio_threads is not None:
             with contextlib.suppress(asyncio.CancelledError):
-                loop.run_until_complete(self._asyncio_threads.aclose())
+                _complete(loop, self._asyncio_threads.aclose())
         if getattr(loop, "_default_executor", None) is not self._asyncio_threads:
             try:
-                loop.run_until_complete(loop.shutdown_default_executor())
+                _complete(loop, loop.shutdown_default_executor())
             except RuntimeError as exc:
                 # Late in an exit no thread can be started, not even the one that waits for the
                 # threads of an executor of the user's own; by then they have ended.
@@ -298,8 +306,43 @@ class OwnLoop:
             self._asyncio_threads.workers.abandon()
 
 
+def _runs_here(runner: dict[str, threading.Thread | None], started: Moment) -> bool:
+    """Whether this thread is the one to run the loop, or to watch it."""
+    thread = threading.current_thread()
+    decided = runner.setdefault("thread", thread)
+    if decided is None:
+        started.happen()  # Ctrl-C may have kept whoever decided so from saying that
+    return decided is thread
+
+
+def _is_never_run(runner: dict[str, threading.Thread | None], started: Moment) -> bool:
+    """See to it that no thread runs the loop, or watches it; False if one does."""
+    if runner.setdefault("thread", None) is not None:
+        return False
+    started.happen()
+    return True
+
+
 def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """An exception handler."""
+
+
+def _complete(
+    loop: asyncio.AbstractEventLoop, what: Coroutine[Any, Any, None] | asyncio.Future[None]
+) -> None:
+    """Run *loop* until *what* is done, although user code stops the loop, or exits, meanwhile.
+
+    `run_until_complete` would raise there, and all that is left of the clean-up would be skipped.
+    """
+    # Whatever task factory there is.
+    future = what if asyncio.isfuture(what) else asyncio.Task(what, loop=loop)
+    future.add_done_callback(lambda _: loop.stop())
+    while not future.done():
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            pass  # a task of the user's own raised it, and has kept it
+    future.result()
 
 
 def all_done(
@@ -375,8 +418,9 @@ class BorrowedLoop:
     """A loop that the application runs: palitra neither starts nor stops it.
 
     Three things tell of its end: a task of ours, the guard, is cancelled, as `asyncio.run` does it
-    with all tasks; a thread of ours sees that the loop is closed; and whoever ends the executor, or
-    the process, finds a loop that has not run for a while.
+    with all tasks; a thread of ours, the watcher, sees that the loop is closed; and, where the
+    executor or the process is to end, that the loop has not run for a while. The watcher does all
+    that is to be done at the end and does not need the loop: Ctrl-C does not reach that thread.
     """
 
     is_borrowed = True
@@ -384,21 +428,24 @@ class BorrowedLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
         self.loop = loop if pid == os.getpid() else None
-        self._begin = Permission()  # to begin, or to see to it that nothing ever does
-        self._end = Permission()  # to be the one that ends the service
+        # Under one key: the watcher; None: nothing ever begins.
+        self._watcher: dict[str, threading.Thread | None] = {}
         self._started = Moment()  # when calls are taken, or never will be
-        self._thread: threading.Thread | None = None  # the one that watches
+        self._finished = Moment()  # when only the watcher has something left to do
+        self._inbox: Inbox | None = None
         self._loop_thread: int | None = None
-        self._ending_thread: int | None = None  # which may run the callbacks of futures
+        self._watcher_ident: int | None = None
         self._guard: asyncio.Task[None] | None = None
         self._released: asyncio.Future[None] | None = None
-        self._stopped_since: float | None = None
+        self._stopped = 0.0  # for how many seconds the loop has been seen not to run
+        self._at_end = False  # whether somebody has lately waited for the end
         self.base: CodeType | None = None
 
     def on_loop(self) -> bool:
         if self.loop is None:
             return False
-        return _get_running_loop() is self.loop or self._ending_thread == get_ident()
+        # The watcher may run the callbacks of futures.
+        return _get_running_loop() is self.loop or self._watcher_ident == get_ident()
 
     @property
     def ident(self) -> int | None:
@@ -413,34 +460,16 @@ class BorrowedLoop:
         return None if guard is None or not guard.cancelling() else _lost()
 
     def check(self, ending: Ending, at_end: bool) -> None:
-        loop = self.loop
-        if loop is None:
-            return
-        if loop.is_closed() or (at_end and self._does_not_run(loop)):
-            self._lose(ending)
+        if self.loop is not None and self.loop.is_closed():
+            self._refuse(ending)
+        elif at_end:
+            self._at_end = True  # the watcher looks
 
-    def _does_not_run(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether *loop* has not run for a while; between two runs is no end."""
-        if loop.is_running():
-            self._stopped_since = None
-            return False
-        now = clock()
-        if self._stopped_since is None:
-            self._stopped_since = now
-        return now - self._stopped_since >= _WATCH
-
-    def _lose(self, ending: Ending) -> None:
-        """The loop has gone, or is about to go."""
+    def _refuse(self, ending: Ending) -> None:
+        """Refuse calls: the loop has gone. The rest is the watcher's, if there is one."""
         ending.break_with(_lost())
-        self._end_service(ending)
-
-    def _end_service(self, ending: Ending) -> None:
-        if self._end.take():
-            self._ending_thread = get_ident()
-            try:
-                ending.end_here()
-            finally:
-                self._ending_thread = None
+        self.end_unstarted()
+        self._finished.happen()
 
     def start(self, service: Service) -> None:
         """Return when calls are taken, though the loop may not run yet."""
@@ -450,10 +479,10 @@ class BorrowedLoop:
                 "of this process, or an AsyncLoopExecutor() of its own"
             )
         if self.loop.is_closed():
-            self._lose(service.ending)
-        while not self._started.passed and self._end.free:
-            if self._begin.free:
-                # As for a loop of our own: a thread without the permission just ends.
+            self._refuse(service.ending)
+        while not self._started.passed:
+            if not self._watcher:
+                # As for a loop of our own: a thread that came too late just ends.
                 refuse_patched_threads()
                 if not _hooks.watch(service):
                     raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -461,18 +490,38 @@ class BorrowedLoop:
             self._started.wait()
 
     def _main(self, service: Service) -> None:
-        """In a thread that Ctrl-C does not reach: begin, then watch a loop that ends silently."""
+        """The watcher's life: begin, watch a loop that may end silently, and end the service."""
         loop = self.loop
-        if loop is None or not self._begin.take():
+        if loop is None or not _runs_here(self._watcher, self._started):
             return
-        self._thread = threading.current_thread()
+        self._watcher_ident = get_ident()
+        self._inbox = service.inbox
         service.inbox.attend(loop)
         service.ready = True
         self._started.happen()
         with contextlib.suppress(RuntimeError):  # closed just now, as is seen below
             loop.call_soon_threadsafe(self._begin_to_settle_in, service)
-        while self.loop is loop and not service.ending.over.wait(_WATCH):
-            self.check(service.ending, not service.usable)
+        while not self._finished.wait(_LOOK if self._stopped else _WATCH):
+            if self.loop is not loop:
+                return  # in a forked child
+            if loop.is_closed() or self._does_not_run(loop, not service.usable):
+                service.ending.break_with(_lost())
+                break
+        service.ending.end_here()
+        self._watcher_ident = None  # another thread may get the same
+
+    def _does_not_run(self, loop: asyncio.AbstractEventLoop, at_end: bool) -> bool:
+        """Whether somebody wants the end, and *loop* has not run for a while.
+
+        Between two runs is no end.
+        """
+        at_end = at_end or self._at_end
+        self._at_end = False
+        if not at_end or loop.is_running():
+            self._stopped = 0.0
+            return False
+        self._stopped += _LOOK
+        return self._stopped > _WATCH
 
     def _begin_to_settle_in(self, service: Service) -> None:
         self.base = _caller()  # at once: the call that comes next may hold the loop
@@ -481,7 +530,7 @@ class BorrowedLoop:
     def _settle_in(self, service: Service) -> None:
         """On the loop: hang the bell, and have somebody there whom its end cancels."""
         loop = self.loop
-        if loop is None or not self._end.free:
+        if loop is None or self._finished.passed:
             return
         self._loop_thread = get_ident()
         self._released = loop.create_future()
@@ -496,7 +545,7 @@ class BorrowedLoop:
         try:
             await released
         except asyncio.CancelledError:
-            if self._end.free:
+            if not self._finished.passed:
                 # Who cancels all tasks waits for them: this is the time to leave the contexts.
                 ending.done = True
                 ending.break_with(_lost())
@@ -505,7 +554,7 @@ class BorrowedLoop:
                     await self._cancel_late_tasks(ending)
                     await ending.contexts.leave_all()
                 finally:
-                    self._end_service(ending)
+                    self.finish(ending)
             raise
 
     async def _cancel_late_tasks(self, ending: Ending) -> None:
@@ -517,31 +566,31 @@ class BorrowedLoop:
             await all_done(asyncio.get_running_loop(), late, GRACE)
 
     def end_unstarted(self) -> bool:
-        if not self._begin.take():
-            return False
-        self._started.happen()
-        return True
+        return _is_never_run(self._watcher, self._started)
 
     def finish(self, ending: Ending) -> None:
         if self._released is not None and not self._released.done():
             self._released.set_result(None)
-        self._end_service(ending)
+        if self._inbox is not None:
+            self._inbox.close()  # here, because the application may close the loop at any moment
+        self._finished.happen()
 
     def join(self, deadline: Deadline) -> bool:
-        # The thread has nothing left to do, and may be the one that asks.
-        if self._thread is not None and self._thread is not threading.current_thread():
-            join_ended(self._thread)
+        # The watcher has nothing left to do, and may be the one that asks.
+        watcher = self._watcher.get("thread")
+        if watcher is not None and watcher is not threading.current_thread():
+            join_ended(watcher)
         return True
 
     def thread_names(self) -> list[str]:
         return []
 
     def leave_behind(self) -> None:
-        pass
+        self._finished.happen()
 
     def abandon(self) -> None:
         self.loop = None
-        self._thread = None
+        self._watcher.clear()
         self._started.happen()
 
 

@@ -4,14 +4,21 @@ The five invariants of palitra, and where they are kept
 
     1. Nothing on the loop waits for a lock. Calls are handed over through `_inbox`, whose `put` and
        `_drain` take none; a future's lock, which foreign code may hold, is tried and never waited
-       for (`FutureCall._change`).
+       for (`FutureCall._change`). What `aclose` joins on a borrowed loop are threads that have said
+       that they end.
     2. No lock of ours is taken with `with` in a thread that Ctrl-C can interrupt: there is no lock
        of ours to take, but for the waiter's own in `_waiting`, which nobody else waits for.
     3. Two threads agree by writing first and looking second, or by taking a permission (`_waiting`
        says how). The pairs: acceptance and end (below), `put` and `_drain` (`_inbox`), sleepers and
-       callbacks and the state of a call (`_calls`).
+       callbacks and the state of a call (`_calls`). The permissions: to start a call and to settle
+       it (`_calls`), to ring (`_inbox`), to start a worker thread and to count on one (`_workers`),
+       and what `setdefault` gives to the first who comes: which end it is (`Ending.requested`), and
+       which thread runs or watches the loop (`_hosts`).
     4. What an interruption leaves half done is finished on the loop: `withdraw` and
-       `FutureCall.instead` (`_futures`), and `Ending.staff`, for a job without a thread.
+       `FutureCall.instead` (`_futures`), and `Ending.staff`, for a job without a thread. Where no
+       loop can do so, there are two more ways: the end of a borrowed loop is finished by its
+       watcher, a thread that Ctrl-C does not reach (`BorrowedLoop`); and whoever ends a service
+       that never started does all of it, although somebody else may have begun (`Ending._begin`).
     5. The outcome is there before the state says so, the state before anybody is told, and each is
        told once (`Call._keep_error`, `FutureCall._change`, `_tell_and_leave`).
 
@@ -30,8 +37,10 @@ Acceptance and end: write first, look second
         Either `accept` sees the end and refuses, or the end sees the call and waits for it (or
         fails it, where the loop has died).
 
-Ctrl-C can come at any call, and come again while the first is handled. It leaves no call of which
-the loop knows nothing: from `calls` to the inbox there is nothing that it could interrupt.
+Ctrl-C can come at any call, and come again while the first is handled. The interpreter looks for
+signals after it has called something, and nothing is called in `accept` between the line that adds
+to `calls` and the one that appends to the inbox. So there is no call in `calls` that the loop never
+hears of.
 """
 
 from __future__ import annotations
@@ -163,7 +172,7 @@ class Service:
         """
         if not (self.ready and _hooks.mark[0] and _hooks.known.caller and _hooks.in_order()):
             self._begin()
-        # Nothing that Ctrl-C could interrupt, from here to the inbox.
+        # No line from here to the inbox calls anything, so that Ctrl-C comes before or after them.
         calls = self.calls
         (calls.services if call.kind == "service" else calls.waited)[call] = None
         if self._end:
@@ -245,7 +254,10 @@ class Service:
         mode none does: asyncio tells there how long each step of a task took, and of which.
         """
         loop = asyncio.get_running_loop()
-        name = getattr(target, "__qualname__", None)
+        try:
+            name = getattr(target, "__qualname__", None)
+        except Exception:  # of a property of the user's
+            name = None
         if type(name) is not str:
             name = name_of(target)
         task: asyncio.Task[None]

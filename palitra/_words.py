@@ -27,7 +27,8 @@ def name_of(what: object) -> str:
         name = getattr(what, "__qualname__", None)
     except Exception:  # raised by a property of a user's class
         name = None
-    return name if isinstance(name, str) else object.__repr__(what)
+    # Not a subclass of str, which may have methods that raise.
+    return str.__str__(name) if isinstance(name, str) else object.__repr__(what)
 
 
 def hint(obj: Any) -> str:

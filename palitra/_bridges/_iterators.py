@@ -448,8 +448,11 @@ class _PrefetchOwner(_IterationOwner):
             self._closing_failed(error)
         if error is not None:
             self.failed(error)
-            if self._fetching and issubclass(type(error), asyncio.CancelledError):
-                self._closing = True  # whoever has cancelled the task wants the task to end
+            cancelled = issubclass(type(error), asyncio.CancelledError)
+            if self._fetching and cancelled and not (self.over or self._closing):
+                # Whoever has cancelled the task wants it to end. The user still gets what is ahead.
+                self._fetching = False
+                await self._close_unasked()
         del item, error  # a traceback may hold this frame
 
     async def take_item(self) -> Any:

@@ -26,7 +26,7 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .._calls import FINISHED, RUNNING, BlockingCall, Kind
 from .._service import Service
@@ -129,6 +129,7 @@ class Owner:
     def __init__(self, service: Service, name: str) -> None:
         self.service = service
         self.name = name
+        self.__qualname__ = name  # after which the task is named, see `Service.create_task`
         self.over = False  # nothing more can be done with the object
         # What the object gave before a step asked for it: values, and `Raised` at the end. Filled
         # before `over` is set. The face may take from it when `over` is set, and the loop before.
@@ -396,10 +397,11 @@ def show_both(outcome: BaseException | None, body: BaseException | None) -> None
             return
         if body is None:
             raise outcome
-        if isinstance(outcome, BaseExceptionGroup) and not isinstance(
-            body, KeyboardInterrupt | SystemExit
+        if issubclass(type(outcome), BaseExceptionGroup) and not issubclass(
+            type(body), KeyboardInterrupt | SystemExit
         ):
-            joined = outcome.derive([*outcome.exceptions, body])
+            joined = cast("BaseExceptionGroup[BaseException]", outcome)
+            joined = joined.derive([*joined.exceptions, body])
             raise joined.with_traceback(traceback_of(outcome)) from None
         _chain(body, outcome)
     finally:

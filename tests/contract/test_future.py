@@ -622,10 +622,16 @@ def test_a_callback_that_wants_to_exit_hurts_no_other_call(
     def leave(done: Future[Any]) -> None:
         raise error
 
+    called: list[object] = []
     future.add_done_callback(leave)
+    future.add_done_callback(called.append)
+    gathered = in_thread(lambda: called.append(executor.gather(future)))
+    executor.run(value_of(None))  # the gathering has begun, or begins with a future that is done
     held.open_all()
 
     assert future.result(PATIENCE) == 7
+    gathered.join(PATIENCE)
+    assert sorted(called, key=str) == sorted([future, [7]], key=str)
     assert executor.submit(value_of, 1).result(PATIENCE) == 1
     other.open_all()
     assert bystander.result(PATIENCE) == 8

@@ -55,6 +55,35 @@ class CallableObject:
         return threading.get_ident()
 
 
+class Secretive:
+    """A proxy without an object behind it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":  # that is asked by pytest
+            return object.__getattribute__(self, name)
+        raise LookupError(name)
+
+    def __call__(self) -> int:
+        return threading.get_ident()
+
+
+class SecretiveAsync(Secretive):
+    async def __call__(self) -> int:  # type: ignore[override]
+        return threading.get_ident()
+
+
+class Unspeakable(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+class Renamed(CallableObject):
+    def __init__(self) -> None:
+        self.__qualname__ = Unspeakable("renamed")
+
+
 class Generates:
     async def method(self) -> AsyncGenerator[int, None]:
         yield 1
@@ -78,6 +107,8 @@ COROUTINE_FUNCTIONS = {
     "static method": Methods.static,
     "object with async __call__": CallableObject(),
     "partial of object": functools.partial(CallableObject()),
+    "object whose attributes raise": SecretiveAsync(),
+    "object of a strange name": Renamed(),
 }
 
 
@@ -213,6 +244,13 @@ def test_any_other_callable_gives_its_result(
     executor: AsyncLoopExecutor, fn: Any, args: Any, expected: Any
 ) -> None:
     assert executor.submit(fn, *args).result() == expected
+
+
+def test_a_callable_whose_attributes_raise_gives_its_result(
+    executor: AsyncLoopExecutor, loop_thread: int
+) -> None:
+    assert executor.submit(Secretive()).result() != loop_thread
+    assert executor.submit(functools.partial(Secretive())).result() != loop_thread
 
 
 def test_a_plain_callable_runs_in_a_worker_thread(loop_flavour: dict[str, Any]) -> None:

@@ -182,6 +182,36 @@ def test_a_coroutine_is_refused_and_closed(executor: AsyncLoopExecutor) -> None:
 
 
 @both
+def test_a_cancellation_of_the_generators_own_is_no_silent_end(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    counter = Counter(2, asyncio.CancelledError("by itself"))
+    iterator = executor.sync_iter(counter, buffersize=buffersize)
+
+    assert [next(iterator), next(iterator)] == [0, 1]
+    with pytest.raises(asyncio.CancelledError, match="by itself"):
+        next(iterator)
+    assert list(iterator) == []
+
+
+def test_a_cancellation_from_outside_is_no_silent_end(executor: AsyncLoopExecutor) -> None:
+    counter = Counter()
+    iterator = executor.sync_iter(counter, buffersize=1)
+
+    async def cancel() -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            if "Counter" in task.get_name():
+                task.cancel()
+
+    assert next(iterator) == 0
+    with pytest.raises(asyncio.CancelledError):
+        executor.run(cancel())
+        list(iterator)
+    counter.closed.wait()
+    assert list(iterator) == []
+
+
+@both
 def test_an_error_comes_after_the_items_before_it(
     executor: AsyncLoopExecutor, buffersize: int | None
 ) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +24,7 @@ from contract.gates import PATIENCE, Gate, Held, fail_with, in_thread, value_of
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 LIMIT = 0.1
 
@@ -487,6 +487,32 @@ def test_asyncios_debug_log_names_the_users_coroutine(
 
     slow = [record.getMessage() for record in caplog.records if " took " in record.getMessage()]
     assert any("block_the_loop" in message for message in slow), slow
+
+
+def test_asyncios_debug_log_names_what_a_bridge_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    async def blocking_items() -> AsyncIterator[int]:
+        time.sleep(0.15)  # noqa: ASYNC251
+        yield 1
+
+    @asynccontextmanager
+    async def blocking_context() -> AsyncIterator[None]:
+        time.sleep(0.15)  # noqa: ASYNC251
+        yield
+
+    with caplog.at_level(logging.WARNING, "asyncio"), AsyncLoopExecutor(debug=True) as executor:
+        list(executor.sync_iter(blocking_items))
+        list(executor.sync_iter(blocking_items, buffersize=1))
+        with executor.sync_context(blocking_context):
+            pass
+        executor.enter_context(blocking_context())
+        executor.cached_context(blocking_context)()
+        executor.run(asyncio.sleep(0.01))
+
+    slow = [record.getMessage() for record in caplog.records if " took " in record.getMessage()]
+    assert len(slow) == 5
+    assert sum("name='the iterator over" in message for message in slow) == 2
+    assert sum("name='the context" in message for message in slow) == 3
+    assert all("blocking_" in message for message in slow), slow
 
 
 @pytest.mark.parametrize("way", ["run", "submit", "coroutine", "gather"])

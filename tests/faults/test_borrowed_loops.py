@@ -7,6 +7,7 @@ import contextlib
 import gc
 import importlib
 import importlib.util
+import inspect
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ import pytest
 import palitra
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 SOON = 5.0  # seconds; a busy machine, where one is meant
 FLAVOURS = ["asyncio", "uvloop"] if importlib.util.find_spec("uvloop") else ["asyncio"]
@@ -932,3 +933,23 @@ def test_a_loops_descriptors_are_given_back(application: Application) -> None:
         with palitra.AsyncLoopExecutor.from_loop(application.loop) as executor:
             executor.run(answer())
     assert descriptors() <= before
+
+
+def test_what_a_callable_has_returned_is_closed_with_the_loop() -> None:
+    loop = asyncio.new_event_loop()
+    executor = palitra.AsyncLoopExecutor.from_loop(loop)
+    returned: list[Coroutine[Any, Any, None]] = []
+    called = threading.Event()
+
+    def call() -> Coroutine[Any, Any, None]:
+        returned.append(asyncio.sleep(0))
+        called.set()
+        return returned[0]
+
+    future = executor.submit(call)
+    called.wait()
+    loop.close()
+
+    assert isinstance(future.exception(SOON), BrokenExecutor)
+    executor.shutdown()
+    assert inspect.getcoroutinestate(returned[0]) == inspect.CORO_CLOSED

@@ -14,7 +14,7 @@ import palitra
 from lifetimes import FREE_THREADED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from interpreters import Child
 
@@ -100,6 +100,59 @@ class TestLoopsThatGoOn:
         assert executor.run(asyncio.sleep(0, "goes on")) == "goes on"
         executor.get_loop().call_soon_threadsafe(let_go.set)
         assert future.result(LIMIT) == "settled"
+
+
+class TestTheEnd:
+    """What user code does while the loop is closed does not cut that short."""
+
+    @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, None], ids=repr)
+    @pytest.mark.parametrize("where", ["task", "generator"])
+    def test_goes_on_where_a_clean_up_exits_or_stops_the_loop(
+        self,
+        executor: palitra.AsyncLoopExecutor,
+        error: type[BaseException] | None,
+        where: str,
+    ) -> None:
+        log: list[object] = []
+        kept: list[object] = []
+
+        async def clean_up(name: str) -> None:
+            log.append(name)
+            if name == where:
+                if error is not None:
+                    raise error
+                asyncio.get_running_loop().stop()
+                await asyncio.sleep(0)
+            log.append(f"{name} closed")
+
+        async def stray() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await clean_up("task")
+
+        async def generator(name: str) -> AsyncIterator[None]:
+            try:
+                yield
+            finally:
+                await clean_up(name)
+
+        async def start() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _loop, context: log.append(context["exception"]))
+            kept.append(loop.create_task(stray()))
+            for name in ("generator", "other"):
+                kept.append(generator(name))
+                await anext(kept[-1])  # type: ignore[call-overload]
+
+        executor.run(start())
+        executor.shutdown()
+
+        closed = {name for name in ("task", "generator", "other") if f"{name} closed" in log}
+        assert closed == {"task", "generator", "other"} - ({where} if error else set())
+        reported = [type(each) for each in log if isinstance(each, BaseException)]
+        # Of generators, asyncio itself reports nothing but what is an Exception.
+        assert reported == ([error] if error and where == "task" else [])
 
 
 class Dying(asyncio.SelectorEventLoop):
@@ -190,6 +243,7 @@ class TestLoopsThatDie:
 
             for executor in palitra.get_executor(), palitra.AsyncLoopExecutor():
                 other = executor.submit(asyncio.Event().wait)
+                executor.run(asyncio.to_thread(int))  # a thread of asyncio's that has to end
                 for call in (
                     lambda: executor.run(close_the_selector()),
                     lambda: other.result(),

@@ -129,6 +129,27 @@ class TestContextsWithThreads:
             """,
         ) == ["in flight", "last words", "closed"]
 
+    def test_services_use_them_in_their_clean_up(
+        self, printed_by: Callable[..., list[str]]
+    ) -> None:
+        assert printed_by(
+            CONNECTION,
+            """
+            begun = threading.Event()
+
+            async def service():
+                try:
+                    begun.set()
+                    await asyncio.Event().wait()
+                finally:
+                    say(await connection.do(lambda: "service"))
+
+            connection = palitra.enter_context(Connection)
+            palitra.get_executor().submit_service(service)
+            begun.wait()
+            """,
+        ) == ["service", "last words", "closed"]
+
     def test_two_executors_have_one_each(self, printed_by: Callable[..., list[str]]) -> None:
         lines = printed_by(
             CONNECTION,

@@ -601,3 +601,121 @@ def test_ctrl_c_while_an_unstarted_call_is_cancelled_leaves_nobody_waiting(
     )
 
     assert int(places) > 3
+
+
+ENDED = """
+TRACED = (os.path.dirname(palitra.__file__),)
+# The application leaves tasks behind where it is interrupted, and asyncio says so.
+logging.disable(logging.CRITICAL)
+
+
+def ended(place):
+    # Whoever asks for the end afterwards gets it; in a thread of its own, which may be left stuck.
+    ends = threading.Thread(target=executor.shutdown, daemon=True)
+    ends.start()
+    ends.join(5)
+    if ends.is_alive():
+        say("does not end:", place)
+"""
+
+
+@pytest.mark.parametrize(
+    "made", ["palitra.AsyncLoopExecutor()", "palitra.AsyncLoopExecutor.from_loop(loop)"]
+)
+def test_ctrl_c_in_a_shutdown_before_the_first_call_leaves_one_that_ends(
+    printed_by: Callable[..., list[str]], made: str
+) -> None:
+    [places] = printed_by(
+        INTERRUPT,
+        ENDED,
+        f"""
+        loop = asyncio.new_event_loop()
+
+        def prepare():
+            global executor
+            executor = {made}
+
+        say(interrupt_each(lambda: executor.shutdown(), interrupt, 1, prepare, ended))
+        loop.close()
+        """,
+    )
+
+    assert int(places) > 3
+
+
+# What an application does at its end on its loop, which runs in the main thread.
+APPLICATIONS = {
+    "it ends the executor": """
+        def end():
+            loop.run_until_complete(executor.aclose())
+    """,
+    "it cancels all tasks": """
+        def end():
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.close()
+    """,
+}
+
+
+@pytest.mark.parametrize("end", APPLICATIONS.values(), ids=APPLICATIONS)
+def test_ctrl_c_on_an_applications_loop_leaves_an_executor_that_ends(
+    printed_by: Callable[..., list[str]], end: str
+) -> None:
+    [places] = printed_by(
+        INTERRUPT,
+        ENDED,
+        end,
+        """
+        def prepare():
+            global loop, executor
+            loop = asyncio.new_event_loop()
+            executor = palitra.AsyncLoopExecutor.from_loop(loop)
+            loop.run_until_complete(asyncio.wrap_future(executor.submit(double, 1), loop=loop))
+
+        def check(place):
+            loop.close()
+            ended(place)
+
+        say(interrupt_each(lambda: end(), interrupt, 1, prepare, check))
+        """,
+    )
+
+    assert int(places) > 3
+
+
+def test_ctrl_c_on_an_applications_loop_loses_no_call(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    [places] = printed_by(
+        INTERRUPT,
+        ENDED,
+        APPLICATIONS["it cancels all tasks"],
+        """
+        async def blocked():
+            await asyncio.Event().wait()
+
+        def prepare():
+            global loop, executor, future
+            loop = asyncio.new_event_loop()
+            executor = palitra.AsyncLoopExecutor.from_loop(loop)
+            future = executor.submit(blocked)
+            loop.run_until_complete(asyncio.sleep(0.01))
+
+        def check(place):
+            loop.close()
+            ended(place)
+            try:
+                say("a result:", place, future.result(5))
+            except (concurrent.futures.BrokenExecutor, concurrent.futures.CancelledError):
+                pass
+            except TimeoutError:
+                say("lost:", place)
+
+        say(interrupt_each(lambda: end(), interrupt, 1, prepare, check))
+        """,
+    )
+
+    assert int(places) > 3
