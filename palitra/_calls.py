@@ -487,7 +487,10 @@ class BlockingCall(Call, Generic[_T]):
     def _settle(self, state: str) -> None:
         self._state = state
         self._service.finished(self)
-        self._done.release()
+        try:
+            self._done.release()
+        except RuntimeError:
+            pass  # an exit that does not wait has settled it at the same time
 
     def _finish(self) -> None:
         BlockingCall._settle(self, FINISHED)
@@ -552,7 +555,10 @@ class RunCall(BlockingCall[_T]):
         else:
             self._state = state
             self._service.finished(self)
-            self._done.release()
+            try:
+                self._done.release()
+            except RuntimeError:
+                pass  # as there
 
 
 class Calls:

@@ -457,7 +457,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     def _leave_slot(self) -> None:
         if self._in_slot and self._service.slots is not None:
             self._in_slot = False
-            self._service.slots.leave(self._service)
+            self._service.slots.leave(self._service.inbox)
 
     # -- in a worker thread -------------------------------------------------------------------
 
@@ -499,39 +499,6 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._end(state)
         finally:
             del self  # see `_drive`
-
-
-class Slots:
-    """Lets at most so many coroutines be in flight, first come first served. On the loop only."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._free = limit
-        self._waiting: deque[Callable[[], object]] = deque()
-
-    @property
-    def full(self) -> bool:
-        """Whether the next to come has to wait; known in any thread."""
-        return not self._free
-
-    def enter(self, start: Callable[[], object]) -> bool:
-        """Take a slot; where none is free, return False and call *start* when one is.
-
-        Whoever has got a slot calls `leave`.
-        """
-        if self._free:
-            self._free -= 1
-            return True
-        self._waiting.append(start)
-        return False
-
-    def leave(self, service: Service) -> None:
-        """Pass the slot on."""
-        if self._waiting:
-            # Not called from here: a chain of calls that end at once would nest ever deeper.
-            service.inbox.post(self._waiting.popleft())
-        else:
-            self._free += 1
 
 
 def withdraw(call: FutureCall[Any]) -> None:

@@ -59,9 +59,9 @@ from typing import Any, Protocol
 from . import _hooks
 from ._calls import Call, Calls, CallTimeoutError, DeadlockError, clock
 from ._ending import Ending, State
-from ._futures import Slots
 from ._hosts import Host
 from ._inbox import Inbox
+from ._slots import Slots
 from ._waiting import Deadline
 from ._words import name_of
 from ._workers import Job, WorkerThreads

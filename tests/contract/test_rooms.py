@@ -39,6 +39,7 @@ ORDER = [
     "palitra._futures",
     "palitra._calls",
     "palitra._stacks",
+    "palitra._slots",
     "palitra._inbox",
     "palitra._workers",
     "palitra._hooks",
