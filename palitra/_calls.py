@@ -54,7 +54,7 @@ _T = TypeVar("_T")
 Kind = Literal["submit", "service", "run", "gather", "iterator", "context"]
 Progress = Literal["waiting", "running", "cancelling"]
 
-# The states, as `concurrent.futures.wait` compares them: its own words, which are not documented.
+# The states. `concurrent.futures.wait` compares them with these words, which are not documented.
 _words: Any = getattr(concurrent.futures, "_base", None)
 PENDING: str = getattr(_words, "PENDING", "PENDING")
 RUNNING: str = getattr(_words, "RUNNING", "RUNNING")
@@ -66,7 +66,7 @@ GRACE = 1.0  # seconds that a cancelled call has for its clean-up, where somebod
 _FINAL = frozenset((CANCELLED_AND_NOTIFIED, FINISHED))
 _EMPTY = contextvars.Context()
 
-_REAL_CLOCK = (time.monotonic,)  # where no tool that freezes the clocks of modules finds it
+_REAL_CLOCK = (time.monotonic,)  # in a tuple, where tools that freeze clocks do not find it
 
 
 def clock() -> float:
@@ -114,9 +114,9 @@ class Call:
 
     kind: Kind = "submit"
 
-    # What a class gives no instance has to be given: there are many, and they are to be cheap.
+    # Defaults of the class, so that `__init__` sets few attributes: there are very many calls.
     _service: Service
-    # What to call with `_args`, or what to await where they are None. None when it has ended.
+    # What to call with `_args`, or to await if `_args` is None. None when the call has ended.
     _target: Any
     _args: tuple[Any, ...] | None = None
     _kwargs: dict[str, Any] | None = None
@@ -128,8 +128,9 @@ class Call:
     _exception: BaseException | None = None
     accepted: float
     _task: asyncio.Task[None] | None = None
-    _begun = False  # whether `_drive` has
-    # The thread that runs a plain callable: it cannot be cancelled, and is certain to settle.
+    _begun = False  # whether `_drive` has begun
+    # The thread that runs a plain callable, or 0. Such a call cannot be cancelled, and that thread
+    # is certain to settle it.
     _worker = 0
     cancelling = False  # whether a cancellation of palitra's has reached the coroutine
     _over = False  # whether its body has ended, or will never run
@@ -138,17 +139,17 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The name of what is called, as long as it is."""
+        """The name of what is called, until the call has ended."""
         return "a call that ends" if self._target is None else name_of(self._target)
 
     @property
     def in_flight(self) -> bool:
-        """Whether there is anything left of it that runs or will run."""
+        """Whether its body runs or will run."""
         return self._target is not None
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
+        """How far the call has come."""
         if self._state == PENDING or not (self._worker or self.stands_in is not None):
             return "waiting"
         return "cancelling" if self.cancelling else "running"
@@ -159,7 +160,7 @@ class Call:
         return self._target if self._begun else None
 
     def chain(self, threads: Threads, of_loop: list[FrameType]) -> Chain:
-        """Where it stands. Called where `_stacks.ask` calls; *of_loop*: the frames of its loop."""
+        """Where the call stands; *of_loop*: the frames of its loop's thread. See `_stacks.ask`."""
         if self._worker:
             return chain_of_frames(of_job(threads.frames(self._worker)))
         return chain_of(self.stands_in, of_loop)
@@ -170,7 +171,7 @@ class Call:
 
     @property
     def task(self) -> asyncio.Task[None] | None:
-        """The task that runs the coroutine, while it does."""
+        """The task that runs the coroutine, as long as the coroutine runs."""
         return self._task
 
     @property
@@ -180,7 +181,7 @@ class Call:
 
     @property
     def settled(self) -> bool:
-        """Whether the outcome is there."""
+        """Whether the call has its outcome."""
         return self._state in _FINAL
 
     # -- permissions --------------------------------------------------------------------------
@@ -217,7 +218,7 @@ class Call:
             task = self._service.create_task(drive, self._context, self._target)
         except BaseException as exc:
             if self._begun:
-                raise  # by a done-callback, after the end of the call
+                raise  # a done-callback raised it, after the end of the call
             drive.close()
             self._release()
             state = self._keep_error(exc)
@@ -231,8 +232,9 @@ class Call:
         self._end(state)
 
     async def _drive(self) -> None:
-        # A traceback holds the frames of the coroutine, and these, as `f_back`, this one and those
-        # that called it. None of them may hold the call in the end: it holds the exception.
+        # The call holds the exception. A traceback holds the coroutine's frames, and, through their
+        # `f_back`, this frame and those that called it. So at the end none of these frames may hold
+        # the call, or there would be a cycle: hence `del self`, here and elsewhere.
         self._begun = True
         state = None
         try:
@@ -266,7 +268,7 @@ class Call:
             del self
 
     def _keep_error(self, exc: BaseException) -> str | None:
-        """Store what the body has raised; the state that it leads to, None if settled before."""
+        """Store what the body has raised; return the state for that, None if settled before."""
         state = FINISHED
         # By the type itself: `isinstance` asks the exception for its class, which may raise.
         if issubclass(type(exc), asyncio.CancelledError):
@@ -281,27 +283,27 @@ class Call:
         return state
 
     def _end(self, state: str | None) -> None:
-        """The body has ended, and its outcome is stored; None: settled by somebody else."""
+        """The body has ended: settle with *state*; None if others have settled the call."""
         if state is None:
             self._leave()
         else:
             self._settle(state)
 
     def _end_cancelled(self) -> None:
-        """The body will not run."""
+        """Settle as cancelled a call whose body will not run."""
         self.cancelling = True
         self._release()
         self._end(self._keep_error(asyncio.CancelledError()))
 
     def _task_ended(self, _: object) -> None:
-        """A task that was cancelled before its first step never came to run `_drive`."""
+        """Settle a call whose task was cancelled before its first step, and never ran `_drive`."""
         if not self._begun:
             self._task = None
             self._release()
             self._end(self._keep_error(asyncio.CancelledError()))
 
     def cancel_on_loop(self, again: bool = False) -> None:
-        """On the loop: cancel, started or not; a second time only *again*."""
+        """On the loop: cancel the call, started or not; a second time only if *again*."""
         if self._take_unstarted():
             self._end_cancelled()
         elif self._task is not None:
@@ -314,7 +316,7 @@ class Call:
             and not self._begun
             and self._target is not None
         ):
-            # What a worker thread's callable has returned, still waiting for its turn.
+            # An awaitable that a worker thread's callable has returned still waits for its turn.
             self._end_cancelled()
 
     def _take_unstarted(self) -> bool:
@@ -354,22 +356,22 @@ class Call:
     def abandon(self, error: BaseException) -> None:
         """In a forked child: settle with *error*, whatever other threads were just doing.
 
-        Whoever waits does so in the parent, unless the fork came in a signal handler.
+        Nobody waits for the call in the child, unless the fork came in a signal handler.
         """
         raise NotImplementedError
 
     # -- the end ------------------------------------------------------------------------------
 
     def _settle(self, state: str) -> None:
-        """Say *state*, with the outcome stored before, and tell everybody; then `_leave`.
+        """Set *state*, and tell those who wait; then `_leave`. The outcome is stored already.
 
-        Once those who wait go on, no frame here may hold the outcome, or it would outlive what they
-        do with it.
+        When those who wait go on, no frame here may hold the outcome: it would live longer than
+        they need it.
         """
         raise NotImplementedError
 
     def _finish(self) -> None:
-        """Settle at once, where the outcome is stored and the rest of `_settle` is to come."""
+        """Do the rest of `_settle` at once: the outcome is stored, and nobody has been told."""
         raise NotImplementedError
 
     def _leave(self) -> None:
@@ -406,8 +408,8 @@ class BlockingCall(Call, Generic[_T]):
     def wait(self, what: str, timeout: float | None) -> _T:
         """Hand over the call, wait until it is settled, and return or raise the outcome.
 
-        Whatever interrupts the waiting cancels the call, waits for its clean-up and goes on to the
-        caller. A second interruption leaves the call behind.
+        If an exception interrupts the wait, cancel the call, wait for its clean-up, and raise that
+        exception. A second interruption leaves the call behind.
         """
         service = self._service
         passed = None  # the text of the error, once the limit has passed
@@ -445,17 +447,17 @@ class BlockingCall(Call, Generic[_T]):
             del self
 
     def unfinished(self) -> str:
-        """What of the call is unfinished, for the text of an error, where that is more than one."""
+        """Which parts of the call are unfinished, for an error message; only `gather` has parts."""
         return ""
 
     def cancel_once(self) -> None:
-        if self._take_claim():  # at once: the loop may be blocked, and would start it then
+        if self._take_claim():  # or a loop that is blocked now would start the call later
             self._service.inbox.post(self._end_cancelled)
         else:
             self._service.inbox.post(self.cancel_on_loop)
 
     def _take_unstarted(self) -> bool:
-        # `cancel_once` may have been interrupted once it had the claim.
+        # `cancel_once` may have been interrupted after it had taken the claim.
         return self._take_claim() or self._state == PENDING
 
     def _late(self, text: str) -> CallTimeoutError:
@@ -469,7 +471,7 @@ class BlockingCall(Call, Generic[_T]):
         return error
 
     def _interrupted(self, exc: BaseException) -> None:
-        """Cancel, and wait for the clean-up; for a second where it was not Ctrl-C."""
+        """Cancel, and wait for the clean-up: without limit after Ctrl-C, otherwise for a second."""
         if isinstance(exc, CallTimeoutError):
             return
         try:
@@ -480,7 +482,7 @@ class BlockingCall(Call, Generic[_T]):
             raise
 
     def close(self) -> None:
-        """Dispose of what a refused call leaves."""
+        """Close the coroutine of a call that was refused."""
         if self._take_claim():
             self._release()
 
@@ -541,7 +543,7 @@ class RunCall(BlockingCall[_T]):
     def _start_task(self) -> None:
         if self._shares_context:
             try:
-                self._context.run(int)  # if it is in use now, no task shall find that out
+                self._context.run(int)  # raises if the context is in use, before a task is made
             except RuntimeError as exc:
                 self._release()
                 self._end(self._keep_error(exc))
@@ -550,7 +552,7 @@ class RunCall(BlockingCall[_T]):
 
     def _settle(self, state: str) -> None:
         if self._shares_context and self._begun:
-            # The caller may enter the context on going on: not before the task has left it.
+            # As soon as the caller goes on, it may enter the context: let the task leave it first.
             self._service.inbox.post(functools.partial(super()._settle, state))
         else:
             self._state = state
@@ -577,7 +579,7 @@ class Calls:
         return call in self.waited or call in self.services or call in self.left
 
     def snapshot(self) -> list[Call]:
-        """All of them."""
+        """All calls in the register."""
         calls = [*list(self.waited), *list(self.services), *list(self.left)]
         calls.sort(key=lambda call: call.accepted)
         return calls
@@ -608,7 +610,7 @@ class Calls:
 
     def leave_behind(self, call: Call) -> None:
         """Wait for *call* no more."""
-        self.left[call] = None  # first: it must not be in neither
+        self.left[call] = None  # add first, then remove: the call must never be in no register
         if self.waited.pop(call, self) is self and self.services.pop(call, self) is self:
             del self.left[call]
         if self.watched is not None:
@@ -626,7 +628,7 @@ class Calls:
             watch = self.watched = _Watch(list(self.waited))
         for call in watch.calls:
             if call not in self.waited:
-                watch.discard(call)  # it ended before the watch was set
+                watch.discard(call)  # the call ended before the watch was set
         return watch.none_left.wait(timeout)
 
 
@@ -666,7 +668,7 @@ def chains(calls: list[Call], host: Looped) -> list[Chain]:
 
 def describe(calls: list[Call], host: Looped) -> list[str]:
     """Each of *calls*, for a text."""
-    # First what may be gone in a moment.
+    # Read first what may be gone in a moment.
     known = [(call.name, call.kind, call.progress, clock() - call.accepted) for call in calls]
     where = [chain.innermost for chain in chains(calls, host)]
     return [in_words(*call, place) for call, place in zip(known, where, strict=True)]

@@ -53,15 +53,16 @@ class State(enum.Enum):
 
 
 class Contexts:
-    """What is to be left at the end, last in first out. On the loop only."""
+    """The contexts to leave at the end, last in first out. Used on the loop only."""
 
     def __init__(self) -> None:
         self.entered: dict[Callable[..., Awaitable[object]], None] = {}
-        self.leaving: Callable[..., Awaitable[object]] | None = None  # that which is being left
-        self.body_error: BaseException | None = None  # of the `with` block that has ended
+        self.leaving: Callable[..., Awaitable[object]] | None = None  # is being left now
+        # The exception that the body of the executor's `with` statement has raised.
+        self.body_error: BaseException | None = None
 
     async def leave_all(self) -> None:
-        """Leave each; an error is reported, and the others are still left."""
+        """Leave each context. If leaving one raises, report that, and go on with the others."""
         loop = asyncio.get_running_loop()
         error = self.body_error
         while self.entered:
@@ -90,13 +91,13 @@ class Ending:
         workers: WorkerThreads,
         host: Host,
     ) -> None:
-        # The state that refuses calls, under one key, once there is one.
+        # Empty, until somebody ends the service. Then the state that refuses calls, under one key.
         self.requested = requested
         self._calls = calls
         self._inbox = inbox
         self._workers = workers
         self._host = host
-        self.cause: BaseException | None = None  # of BROKEN
+        self.cause: BaseException | None = None  # why the state is BROKEN
         self.contexts = Contexts()
         # In this order: the loop has nothing left to do but the host's clean-up; that is done, and
         # no call is settled any more but by those who find it unsettled; everybody may know.
@@ -105,16 +106,16 @@ class Ending:
         self.over = Moment()
         # When the contexts of the exit were left, for which threads may wait. Calls may follow.
         self.contexts_left = Moment()
-        self.given_up: list[Call] = []  # at exit, while they went on
-        # The tasks that are ours, where the others are the application's.
+        self.given_up: list[Call] = []  # calls that still ran when the exit stopped waiting
+        # palitra's own tasks on a borrowed loop, whose other tasks are the application's.
         self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
-        self._task: asyncio.Task[None] | None = None  # which leaves the contexts, or ends the loop
+        self._task: asyncio.Task[None] | None = None  # leaves the contexts, or ends the loop
 
     # -- why ----------------------------------------------------------------------------------
 
     @property
     def state(self) -> State | None:
-        """Which end it is; None: none yet."""
+        """The state that the end has brought about; None if no end is requested."""
         return self.requested.get("state")
 
     def refusal(self) -> Exception:
@@ -125,7 +126,7 @@ class Ending:
         return RuntimeError(f"cannot schedule new futures after {what}")
 
     def failure(self) -> concurrent.futures.BrokenExecutor:
-        """What the calls get that a failure has ended."""
+        """The error for calls that a failure of the loop has ended."""
         if self.cause is None:
             return concurrent.futures.BrokenExecutor("the event loop has ended")
         error = concurrent.futures.BrokenExecutor(f"the event loop failed: {self.cause!r}")
@@ -134,11 +135,11 @@ class Ending:
 
     @property
     def loop_ends(self) -> bool:
-        """Whether the loop has nothing left to do but its clean-up, and cancels what there is."""
+        """Whether only the clean-up of the loop is left, which cancels all tasks."""
         return self.done or self._host.failure() is not None
 
     def host_failure(self) -> BaseException | None:
-        """Why a call is cancelled that nobody has cancelled: its loop ends."""
+        """The error for a call that the end of its loop has cancelled; None if the loop goes on."""
         cause = self._host.failure()
         if cause is None:
             return None
@@ -148,7 +149,7 @@ class Ending:
     # -- beginning the end, in any thread -----------------------------------------------------
 
     def shut_down(self) -> None:
-        """Accept no more calls; the service ends when those it has are finished."""
+        """Accept no more calls; end the service when its calls are finished."""
         self._begin(State.SHUTDOWN)
 
     def begin_exit(self) -> None:
@@ -174,8 +175,8 @@ class Ending:
             self._inbox.post(self.wind_down)
 
     def cancel_calls(self) -> None:
-        """Cancel every call that can be cancelled, and is not yet."""
-        # The last first: none shall start in the place of one that is cancelled before it.
+        """Cancel every call that can be cancelled, and has not been yet."""
+        # Cancel newest first, so that a freed slot starts no call that is about to be cancelled.
         for call in reversed(self._calls.snapshot()):
             call.cancel_once()
 
@@ -190,7 +191,7 @@ class Ending:
         if self._task is None and not self.done:
             return  # there is no clean-up yet, and contexts are not to end before they are left
         for task in list(self.tasks) if self._host.is_borrowed else asyncio.all_tasks():
-            if task is not self._task:  # it waits for their clean-up, and ends the loop
+            if task is not self._task:  # which waits for their clean-up, and then ends the loop
                 task.cancel()
 
     # -- going on, on the loop ----------------------------------------------------------------
@@ -207,12 +208,12 @@ class Ending:
         if self.requested and waiting and not self.done:
             self.staff()  # a call without a thread would be waited for in vain
         if self.requested and not (waiting or self.loop_ends or self._task is not None):
-            # Whatever task factory there is.
+            # Not `loop.create_task`: a user's task factory must not get this task.
             self._task = asyncio.Task(self._finish(), loop=asyncio.get_running_loop())
             self._task.add_done_callback(self._finished)
 
     def staff(self) -> None:
-        """See to it that jobs have a thread: Ctrl-C may have come before there was one."""
+        """Start a thread for jobs that have none: Ctrl-C may have kept `accept` from doing so."""
         if not self._workers.jobs.empty():
             with contextlib.suppress(RuntimeError):
                 self._workers.grow(self.break_with)
@@ -225,13 +226,13 @@ class Ending:
         self._host.finish(self)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        """On the loop: begin again where user code has ended the task, cancelling all there are."""
+        """On the loop: begin again if user code has ended the task by cancelling all tasks."""
         self._task = None
         if self.done:
             self._host.finish(self)  # again: Ctrl-C may have come before
         elif not self.loop_ends:
             if not task.cancelled():
-                task.exception()  # which has gone to the loop as well
+                task.exception()  # mark it as retrieved; the loop has reported it already
             self.wind_down()
 
     async def _end_services(self) -> None:
@@ -281,11 +282,11 @@ class Ending:
         self.wind_down()
 
     def fail_calls(self, *, leave: bool = False) -> None:
-        """Settle what can only be settled so: the loop has failed or ended; *leave*: see `fail`."""
+        """Fail the calls that are left, since the loop has failed or ended; *leave*: see `fail`."""
         for call in self._calls.snapshot():
             try:
                 call.fail(self.failure(), leave=leave)
-            except BaseException:  # the other calls are to be settled, whatever this user wants
+            except BaseException:  # raised by a done-callback; settle the other calls nevertheless
                 LOGGER.critical("exception in a done-callback", exc_info=True)
 
     def end_here(self) -> None:
@@ -315,7 +316,7 @@ class Ending:
     def wait_for_calls(self, seconds: float) -> bool:
         """Wait for the calls that were in flight when this was first called; False if too long."""
         self._host.check(self, at_end=True)
-        self._inbox.ring()  # Ctrl-C may have kept somebody from it
+        self._inbox.ring()  # Ctrl-C may have kept a caller from ringing
         return self.over.passed or self._calls.wait_for_these(seconds)
 
     def waited_for(self, otherwise: str = "clean-up") -> str:

@@ -43,19 +43,19 @@ _T = TypeVar("_T")
 LOGGER = logging.getLogger("concurrent.futures")
 _STANDARD = concurrent.futures.wait.__code__.co_filename  # where locks of many futures are held
 _NO_AWAITABLES = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, set))
-_UNKNOWN = 5  # attempts where it is not known who holds it
+_UNKNOWN = 5  # attempts at a future's lock if it is not known which thread holds it
 _BRIEFLY = 0.05  # seconds
 _HELD: Any = locked()  # for good
-_PATIENCE = 100  # attempts at a future's lock that another thread holds, `Service.later` between
+_PATIENCE = 100  # attempts at a future's lock that another thread holds, each `Service.later`
 
 
 class _FutureCondition:
-    """What the standard library asks of a future's condition; it is made when it is asked for.
+    """What the standard library needs of a future's condition; made when it is first read.
 
-    Entering it takes nothing: the methods of FutureCall agree with the loop in other ways. Only
-    `acquire` and `release`, with which `concurrent.futures.wait` and `as_completed` keep futures
-    from changing while they look at many, are real; and they do not wait for ever for a lock that
-    Ctrl-C has kept somebody from releasing.
+    To enter it takes no lock, since the methods of FutureCall agree with the loop in other ways.
+    Only `acquire` and `release` use a real lock: with them, `concurrent.futures.wait` and
+    `as_completed` keep futures from changing while they look at many. `acquire` does not wait for
+    ever: Ctrl-C may have kept another thread from releasing the lock.
     """
 
     __slots__ = ("_call",)
@@ -70,7 +70,7 @@ class _FutureCondition:
         pass
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Keep the future from changing; at once where it does not change any more."""
+        """Keep the future from changing; return at once if it does not change any more."""
         call = self._call
         if not blocking or timeout >= 0:
             acquired: bool = call.settled or _lock_of(call).acquire(blocking, timeout)
@@ -98,9 +98,9 @@ class _FutureCondition:
 
 
 class _ListOnDemand:
-    """The future's list of watchers: there is one from the moment that somebody asks for it.
+    """The future's list of watchers, which is made when somebody first reads it.
 
-    Those are `concurrent.futures.wait` and `as_completed`, who hold the future's lock then.
+    Only `concurrent.futures.wait` and `as_completed` read it, and hold the future's lock then.
     """
 
     def __get__(self, future: FutureCall[Any] | None, owner: type[FutureCall[Any]]) -> Any:
@@ -138,14 +138,14 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     _callbacks: tuple[Any, ...] | list[dict[str, Callable[[Any], object]]] = ()
     _lock: Any = None  # an RLock, once somebody watches
     _holder = 0  # the thread that has acquired the future's condition
-    _being_told: object = None  # the watcher that is, or was when Ctrl-C came
+    _being_told: object = None  # the watcher that is being told, or was when Ctrl-C came
     _untold: deque[Any] | tuple[Any, ...] = ()  # watchers to be told of the end
-    # What the state is to be, where `_open` is taken and the state could not be changed at once.
+    # The state to come, if `_open` is taken and the state could not be changed at once.
     _decided = FINISHED
     # A call that is settled from outside leaves the register when its body is over, and everybody
     # has been told. Whoever writes one of `_over` and `_told` then looks at the other.
     _told = False
-    # What `start` is to do instead, where the hand-over or the settling was interrupted.
+    # What `start` does instead of starting, if the hand-over or the settling was interrupted.
     instead: Callable[[FutureCall[Any]], object] | None = None
     _in_slot = False  # whether it counts among the calls in flight
 
@@ -206,7 +206,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         return self._exception
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
-        # Python 3.14 has asyncio ask for all at once.
+        # From Python 3.14 on, asyncio asks for state and outcome at once.
         state = self._state
         if state not in _FINAL:
             return False, False, None, None
@@ -255,7 +255,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     # -- the end ------------------------------------------------------------------------------
 
     def _settle(self, state: str, patience: int = _PATIENCE) -> None:
-        # In a thread that Ctrl-C cannot interrupt.
+        # This runs in a thread that Ctrl-C cannot interrupt.
         self._over = True
         if state != FINISHED:
             self._exception = None
@@ -272,7 +272,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._leave_slot()
 
     def _change(self, state: str, patience: int) -> bool:
-        """Change the state to *state*; False where another thread keeps it from changing."""
+        """Change the state to *state*; False if another thread keeps it from changing."""
         held: Any = None
         try:
             del self._lockless
@@ -314,7 +314,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._leave()
 
     def _settle_here(self, state: str) -> None:
-        """Settle in a thread that Ctrl-C may interrupt; the loop finishes it in any case."""
+        """Settle in a thread that Ctrl-C may interrupt; the loop finishes what is left undone."""
         if self._change(state, 1):
             _tell_sleepers(self)
             _tell_watchers(self)
@@ -324,7 +324,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._service.inbox.ring()
 
     def _finish(self, patience: int = 0) -> None:
-        """Do what is left to do for an outcome that is decided; on the loop, or at its end."""
+        """Finish settling with the outcome that is decided. On the loop, or at its end."""
         if self._over and self._target is not None:
             self._release()
         self._take_open()
@@ -361,7 +361,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         try:
             del self._claim
         except AttributeError:
-            return False  # it has started, or been cancelled before
+            return False  # the call has started, or has been cancelled before
         self._over = True
         self._decided = CANCELLED_AND_NOTIFIED
         try:
@@ -369,7 +369,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
                 return False
             self._release()
             self._settle_here(CANCELLED_AND_NOTIFIED)
-        except BaseException:  # Ctrl-C, and nobody else can settle it now: the loop does
+        except BaseException:  # Ctrl-C; nobody else can settle the call now, so the loop does
             self.instead = _finish_on_loop
             self._service.inbox.items.append(self)
             self._service.inbox.ring()
@@ -406,7 +406,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             raise
 
     def abandon(self, error: BaseException) -> None:
-        # What is to be called back is the parent's.
+        # The callbacks are the parent's to call.
         self._lock = None  # the parent's other threads may have held it
         self._take_claim()
         if self._state in _FINAL:
@@ -462,7 +462,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     # -- in a worker thread -------------------------------------------------------------------
 
     def run_in_worker(self) -> None:
-        """In a worker thread: call, and leave what is to be awaited to the loop."""
+        """In a worker thread: call, and hand an awaitable that comes back over to the loop."""
         self._worker = get_ident()
         if not self._take_claim():
             self._worker = 0
@@ -483,9 +483,9 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
                 del result
                 self._worker = 0
                 self._service.inbox.post(self.start)
-                # In this order: it may end just now, because this call has ended.
+                # Write first, look second: the service may be ending just now.
                 if self._service.ending.ended and not self.settled:
-                    # It has ended in a way that did not wait for calls.
+                    # The service has ended without waiting for its calls.
                     self.fail(concurrent.futures.BrokenExecutor("the event loop has ended"))
                     self._release()
                 return
@@ -517,14 +517,14 @@ def _tell_watchers(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
         if patience and not _can_be_told(watcher):
             call._service.later(functools.partial(_tell_watchers, call, patience - 1))
             return
-        # Looked for only then: a watcher of many futures has a long list of those it knows of.
+        # Search the watcher's list only after an interruption: it is long if many are watched.
         interrupted = call._being_told is watcher
         call._being_told = watcher
         told = getattr(watcher, "finished_futures", ())
         if not patience:
-            pass  # nobody will release its lock: whoever watched was interrupted, and has left
+            pass  # the thread that watched was interrupted, and will never release its lock
         elif interrupted and any(future is call for future in told):
-            watcher.event.set()  # Ctrl-C came while this was being told
+            watcher.event.set()  # Ctrl-C came while this watcher was being told
         elif call._state != FINISHED:
             watcher.add_cancelled(call)
         elif call._exception is not None:
@@ -536,10 +536,10 @@ def _tell_watchers(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
 
 
 def _can_be_told(watcher: Any) -> bool:
-    """Whether to tell *watcher* takes no waiting for a lock of the standard library's.
+    """Whether *watcher* can be told without waiting for a lock of the standard library's.
 
-    The thread that watches may have been interrupted while it held one, by Ctrl-C, which keeps it
-    from releasing the lock, or by a signal handler, which may wait for the loop.
+    The thread that watches may have been interrupted while it held such a lock: by Ctrl-C, after
+    which it never releases the lock, or by a signal handler, which may itself wait for the loop.
     """
     for lock in (
         getattr(watcher, "lock", None),
@@ -574,9 +574,9 @@ def _lock_of(call: FutureCall[Any]) -> Any:
 def _is_lost(call: FutureCall[Any], patience: int) -> bool:
     """Whether the lock of *call* is held by a thread that was kept from releasing it."""
     holder = call._holder
-    if not gil_is_enabled():  # the frames of another thread are not to be looked at
+    if not gil_is_enabled():  # then the frames of another thread cannot be looked at
         return False
-    if not holder:  # it has just acquired the lock, or was interrupted just then
+    if not holder:  # the thread has just acquired the lock, or was interrupted just after that
         return patience < _PATIENCE - _UNKNOWN
     frames = current_frames()
     if not frames:
@@ -593,7 +593,7 @@ def _call_back(call: FutureCall[Any], permissions: Any) -> None:
     left = iter(permissions)
     for permission in left:
         try:
-            # Takes the permission and calls, in one call of a built-in function: see `_inbox`.
+            # Take the permission and call back, in one call of a built-in function: see `_inbox`.
             next(map(operator.call, map(permission.pop, ("fn",), (_nothing,)), (call,)))
         except Exception:
             LOGGER.exception("exception calling callback for %r", call)

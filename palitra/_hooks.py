@@ -33,11 +33,11 @@ from ._waiting import Deadline, Moment, Permission
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
-PATIENCE = 5.0  # seconds of waiting at exit before a log line says what for
+PATIENCE = 5.0  # seconds of waiting at exit before a log line names what is waited for
 _GRACE = 1.0  # seconds for the clean-up of what a limit has cancelled
-_STEP = 0.05  # seconds that each of those who are waited for is waited for in turn
+_STEP = 0.05  # seconds to wait for one service before it is the next one's turn
 _WIPE_ON_FORK = 18  # Linux's MADV_WIPEONFORK, which `mmap` does not name
-_ATTEMPTS = 100  # at starting afresh in a forked child; each can be interrupted by a signal
+_ATTEMPTS = 100  # to start afresh in a forked child; a signal can interrupt each of them
 
 
 class Ends(Protocol):
@@ -67,7 +67,7 @@ class Watched(Protocol):
 
 
 class Mark(Protocol):
-    """A sequence of numbers, as far as it matters here."""
+    """The one method that a mark needs of a sequence of numbers."""
 
     def __getitem__(self, index: int, /) -> int: ...
 
@@ -76,7 +76,7 @@ class _Process:
     """This process's hooks and the objects that they look after."""
 
     def __init__(self) -> None:
-        # By id. Not in WeakSets: one cannot be listed while another thread adds to it.
+        # By id. Not in a WeakSet, which cannot be listed while another thread adds to it.
         self.services: weakref.WeakValueDictionary[int, Watched] = weakref.WeakValueDictionary()
         # The threads that have made a call.
         self.callers: weakref.WeakValueDictionary[int, threading.Thread]
@@ -87,9 +87,9 @@ class _Process:
         self.exiting = False
         self.interrupted = False  # by Ctrl-C, in one of the hooks that wait
         self.hurried = False  # and once more: nothing is waited for any more
-        self.waited = 0.0  # seconds, since the main thread has ended
-        self.left: list[str] = []  # what was left behind
-        self.pid: int | None = None  # where the fork hook has run, or palitra was first used
+        self.waited = 0.0  # seconds of waiting since the end of the main thread
+        self.left: list[str] = []  # the names of what was left behind
+        self.pid: int | None = None  # the process that first used palitra, or ran the fork hook
 
 
 class _Known(threading.local):
@@ -99,7 +99,7 @@ class _Known(threading.local):
 
 
 class _ProcessId:
-    """As a page of memory that is wiped in forked children, where the system has none."""
+    """Stands for a page of memory that is wiped in forked children, if the system has none."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -109,9 +109,10 @@ class _ProcessId:
 
 
 def _make_mark() -> Mark:
-    """Something whose first item is true, but not in a child of a fork, whoever makes it.
+    """Make a mark: its first item is true in this process, and false in a child of any fork.
 
-    To ask for the number of the process is a system call, which costs more than all else here.
+    To ask for the number of the process instead is a system call, which would cost more than all
+    else that a call of palitra's does.
     """
     if not hasattr(os, "fork"):
         return (1,)
@@ -127,8 +128,8 @@ def _make_mark() -> Mark:
 
 
 _process = _Process()
-# The hooks that the end of the main thread runs, last in first out, where they are such a list; and
-# how many there were when `outlast_no_pool` last looked.
+# The hooks that the end of the main thread runs, last in first out; and how many of them there were
+# when `outlast_no_pool` last looked. Empty, if this Python keeps them elsewhere.
 thread_hooks: list[Any] = getattr(threading, "_threading_atexits", [])
 ordered = 0
 _ordering = Permission()  # to change the order
@@ -137,7 +138,7 @@ mark: Mark = (0,)  # its first item is true in the process that has used palitra
 
 
 def know_this_thread() -> None:
-    """Note that this thread makes calls, and shall be served as long as it lives."""
+    """Note that this thread makes calls: the exit serves it as long as it lives."""
     thread = threading.current_thread()
     _process.callers[id(thread)] = thread
     _mark_process()
@@ -153,7 +154,7 @@ def _mark_process() -> None:
 
 
 def check_process() -> None:
-    """Start afresh where this is a child of a fork that has run no hooks."""
+    """Start afresh if this process is the child of a fork that has run no hooks."""
     if not mark[0] and _process.pid is not None and _process.pid != os.getpid():
         _forked()
 
@@ -161,20 +162,21 @@ def check_process() -> None:
 def watch(service: Watched) -> bool:
     """Look after *service*; False when the process is too far into its exit to start it.
 
-    Thread-safe without a lock: registering a hook twice is harmless, because each hook does
-    nothing the second time. So it is registered first, and said to be afterwards.
+    Thread-safe without a lock: to register a hook twice is harmless, since each hook does nothing
+    the second time. So each hook is registered first, and then noted as registered.
     """
-    # First, so that an exit that comes meanwhile sees it, or is seen below.
+    # Write first, look second: either an exit that comes meanwhile finds the service, or the last
+    # line finds the exit.
     _process.services[id(service)] = service
     _register_fork_hook()
     if not _process.thread_hook:
         try:
             threading._register_atexit(_main_thread_ends)  # type: ignore[attr-defined]
         except AttributeError:
-            pass  # no such hook here: atexit does it all
+            pass  # this Python has no such hook: `atexit` does all of it
         except RuntimeError:  # the main thread has ended
             if threading.current_thread() is threading.main_thread():
-                return False  # it runs atexit handlers, and takes no more of them
+                return False  # the main thread runs atexit handlers, and takes no new ones
         _process.thread_hook = True
     if not _process.atexit_hook:
         if not _at_exit_is_registered():
@@ -184,7 +186,7 @@ def watch(service: Watched) -> bool:
 
 
 def _inside(hook: Any) -> list[Any]:
-    """What a hook of `threading` calls: it is a partial function, or a lambda."""
+    """What a hook of `threading` calls: the hook is a partial function or a lambda around that."""
     cells = getattr(hook, "__closure__", None) or ()
     return [getattr(hook, "func", None), *(cell.cell_contents for cell in cells)]
 
@@ -197,25 +199,26 @@ def _is_of_pools(hook: Any) -> bool:
 
 
 def in_order() -> bool:
-    """Whether no hook was registered since they were put in order."""
+    """Whether no hook was registered since `outlast_no_pool` put them in order."""
     return len(thread_hooks) == ordered
 
 
 def outlast_no_pool() -> None:
-    """Have the hooks that end the standard pools run after ours, whenever they were registered.
+    """Have our hook run before those that end the standard pools, however late those come.
 
     A call in flight at exit may use a pool whose module was imported after palitra's first use.
     """
     global ordered  # noqa: PLW0603  (looked at where every attribute counts)
     if not _ordering.take():
-        return  # another thread does it
+        return  # another thread is putting them in order
     try:
         hooks = thread_hooks
         ordered = len(hooks)
         ours = [index for index, hook in enumerate(hooks) if _main_thread_ends in _inside(hook)]
         for hook in hooks[ours[0] + 1 :] if ours else ():
             if _is_of_pools(hook):
-                # They run last in, first out. In first: an exit that comes meanwhile must find it.
+                # Hooks run last in, first out. Insert the hook before it is deleted in its old
+                # place: an exit that comes meanwhile must find it.
                 hooks.insert(ours[0], hook)
                 del hooks[len(hooks) - 1 - hooks[::-1].index(hook)]
     finally:
@@ -223,12 +226,12 @@ def outlast_no_pool() -> None:
 
 
 def services() -> list[Watched]:
-    """Those that have started, in this order, and that somebody still has."""
+    """The services that have started and still exist, in the order of their start."""
     return _living(_process.services)
 
 
 class _Sought:
-    """Equal to no handler of atexit, it sees whether ours is among them."""
+    """Compares unequal to each handler of atexit, and notes whether ours is among them."""
 
     found = False
 
@@ -240,8 +243,8 @@ class _Sought:
 
 
 def _at_exit_is_registered() -> bool:
-    # A forked child may have inherited it, or not; and only in its old place do the handlers that
-    # were registered later come before it.
+    # A forked child may have inherited the handler, or not. If so, it must keep its old place: the
+    # handlers that were registered later run before it.
     sought = _Sought()
     atexit.unregister(sought)  # type: ignore[arg-type]  # compares it with each
     return sought.found
@@ -255,10 +258,10 @@ def _register_fork_hook() -> None:
     if not _process.fork_hook:
         if hasattr(os, "register_at_fork"):
             _process.pid = os.getpid()
-            # Twice: Ctrl-C may come before the first line of the first.
+            # Register it twice: Ctrl-C may come before the first line of the first one runs.
             os.register_at_fork(after_in_child=_forked)
             os.register_at_fork(after_in_child=_forked)
-        # Not before: another thread may fork meanwhile, and its child must register it too.
+        # Set this last: another thread may fork meanwhile, and its child must register the hook.
         _process.fork_hook = True
 
 
@@ -275,11 +278,12 @@ def _forked() -> None:
         except BaseException as exc:
             interruption = exc
     if interruption is not None:
-        raise interruption  # for the interpreter to print
+        raise interruption  # the interpreter prints it
 
 
 def _start_afresh() -> None:
-    # Another thread may have held it, inside asyncio.new_event_loop, and is not here.
+    # Another thread of the parent may have held this lock, inside asyncio.new_event_loop. That
+    # thread does not exist here, so nobody would release the lock.
     asyncio.events._lock = threading.Lock()  # type: ignore[attr-defined]
     # multiprocessing empties the atexit table of its children, so that the hook must be
     # registered again there; a fork from inside an exit does not make the child exit.
@@ -292,7 +296,7 @@ def _start_afresh() -> None:
 
 
 def _main_thread_ends() -> None:
-    """Finish the calls in flight, not those that other threads still make afterwards."""
+    """Finish the calls in flight, except those that other threads make from now on."""
     check_process()
     services = _living(_process.services)
     _wait(services, lambda service, seconds: service.ending.wait_for_calls(seconds))
@@ -312,13 +316,13 @@ def _main_thread_ends() -> None:
 
 
 def _start_thread(target: Callable[[], None]) -> bool:
-    """Have *target* done by a thread that the process waits for; not here, in a hook.
+    """Run *target* in a thread that the process waits for, and not in this hook.
 
-    Those threads that it waits for may wait for what other hooks are about to do.
+    What *target* waits for may itself wait for what the hooks after this one do.
     """
     try:
         threading.Thread(target=target, name="palitra_exit").start()
-    except RuntimeError:  # 3.12 starts none any more
+    except RuntimeError:  # Python 3.12 starts no more threads here
         return False
     return True
 
@@ -336,9 +340,9 @@ def _leave_contexts_later() -> None:
 
 
 def _leave_contexts() -> None:
-    """Leave the contexts, for which a thread that has made no call may wait.
+    """Leave the contexts now, since a thread that has made no call may be waiting for that.
 
-    That of a connection, say, which ends when the connection is closed.
+    Such as a connection's own thread, which ends when the connection is closed.
     """
     services = _living(_process.services)
     for service in services:
@@ -358,7 +362,7 @@ def _is_stranger(thread: threading.Thread) -> bool:
 
 
 def _is_of_a_pool(thread: threading.Thread) -> bool:
-    """Whether it is a thread of a standard pool, which a hook of that pool's ends."""
+    """Whether *thread* belongs to a standard pool, whose own hook ends it."""
     for module, table in (
         ("concurrent.futures.thread", "_threads_queues"),
         ("concurrent.futures.process", "_threads_wakeups"),
@@ -416,7 +420,7 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
     A service whose `exit_limit` has passed is cancelled, and left behind a second later.
     """
     pending = list(services)
-    limited: list[Watched] = []  # those that were cancelled at their limit
+    limited: list[Watched] = []  # services whose calls were cancelled at their limit
     logged = interrupted = cancelled = False
     began = _process.waited
     while pending and not _process.hurried:

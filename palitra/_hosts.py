@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("palitra")
 _current = threading.local()  # `service`, on the thread of a loop of our own
-_WATCH = 0.25  # seconds between looks at borrowed loops, which end without a word
+_WATCH = 0.25  # seconds between looks at borrowed loops, which may end and tell nobody
 _LOOK = 0.05  # the same, at one that does not run although its end is waited for
 
 
@@ -62,7 +62,7 @@ class Host(Protocol):
         """Whether the interpreter would wait for the loop's thread before it runs atexit."""
 
     def start(self, service: Service) -> None:
-        """See to it that the loop takes calls; raises where it cannot."""
+        """Have the loop take calls; raise if it cannot."""
 
     def on_loop(self) -> bool:
         """Whether the caller is on the loop's thread."""
@@ -117,7 +117,7 @@ class OwnLoop:
         self._debug = debug
         self.loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._ident: int | None = None  # the thread's
+        self._ident: int | None = None  # the identifier of the loop's thread
         # Under one key: the thread that runs the loop; None: there never will be one.
         self._runner: dict[str, threading.Thread | None] = {}
         self._started = Moment()  # when there is a loop, or never will be
@@ -136,13 +136,13 @@ class OwnLoop:
         return OwnLoop._main.__code__
 
     def failure(self) -> BaseException | None:
-        return None  # the thread says so itself
+        return None  # the loop's thread itself tells the ending of a failure
 
     def check(self, ending: Ending, at_end: bool) -> None:
         pass
 
     def start(self, service: Service) -> None:
-        """Return when the loop runs, or will not."""
+        """Return when the loop runs, or when it is certain never to run."""
         while not self._started.passed:
             if self.on_loop():
                 raise DeadlockError(
@@ -169,7 +169,7 @@ class OwnLoop:
         try:
             loop = (self._loop_factory or asyncio.new_event_loop)()
             if not isinstance(loop, asyncio.AbstractEventLoop):
-                raise TypeError(  # noqa: TRY301  (breaks the executor, as all else here)
+                raise TypeError(  # noqa: TRY301  (breaks the executor, as any error here)
                     f"loop_factory must return an event loop, not {loop!r}"
                 )
             self.loop = loop
@@ -184,15 +184,15 @@ class OwnLoop:
             service.inbox.hang_bell()
             service.ready = True
             self._started.happen()
-            service.inbox.post(service.ending.wind_down)  # where it was shut down meanwhile
+            service.inbox.post(service.ending.wind_down)  # in case of a shutdown meanwhile
             while not service.ending.done:
                 try:
                     loop.run_forever()
                 except (SystemExit, KeyboardInterrupt):
-                    pass  # a task of the user's own raised it, and has kept it
+                    pass  # a task of the user's raised it, and holds it as its exception
                 if self.loop is not loop:
                     return  # a copy of this thread, in a child that was forked on it
-                # Where user code stopped the loop, it goes on.
+                # If user code has stopped the loop, run it again.
         except BaseException as exc:
             if self.loop is None and self._asyncio_threads is not None:
                 return  # in such a child, too: `abandon` has taken the loop away
@@ -207,7 +207,7 @@ class OwnLoop:
         ending = service.ending
         ending.done = True
         self._started.happen()
-        # First: a call that is failed leaves the register.
+        # Before `fail_calls`, which takes the calls out of the register.
         left = [*ending.given_up, *service.calls.left]
         ending.fail_calls()
         loop = self.loop
@@ -227,14 +227,14 @@ class OwnLoop:
             # Where the closing failed, nobody has told them to end, and the exit waits for them.
             self._asyncio_threads.shutdown(wait=False)
         self.loop = None
-        self._ident = None  # another thread may get the same
+        self._ident = None  # another thread may get the same identifier
         ending.end_here()
 
     def _close_loop(self, loop: asyncio.AbstractEventLoop, left: list[Call]) -> None:
         """Do what `asyncio.run` does at its end.
 
-        Where calls of *left* were left behind, their tasks and the tasks that these have made may
-        ignore all cancellation: these are then waited for no longer than a second.
+        If calls were left behind, in *left*, their tasks and the tasks that they have made may
+        ignore all cancellation. Then nothing is waited for longer than a second.
         """
         cancelled = {task for call in left for task in call.tasks()}
         # Services have had their second; other calls may have been cancelled just now.
@@ -324,7 +324,7 @@ def _is_never_run(runner: dict[str, threading.Thread | None], started: Moment) -
 
 
 def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An exception handler."""
+    """An exception handler that ignores all errors."""
 
 
 def _complete(

@@ -45,7 +45,7 @@ from typing import Protocol
 from . import _hooks
 
 _BATCH = 100  # items that a drain takes before the loop's callbacks have their turn
-_LAST_WRITE = 1000  # milliseconds for a write of which the permission is taken
+_LAST_WRITE = 1000  # milliseconds to wait for a write whose permission has been taken
 
 
 class Startable(Protocol):
@@ -65,7 +65,7 @@ class Callback:
 
 
 def _nothing() -> None:
-    """What is done in place of ringing by those who have no permission."""
+    """Called instead of ringing by those who have no permission."""
 
 
 class Inbox:
@@ -78,7 +78,7 @@ class Inbox:
         # The permission to ring, under one key, and whether to look for it at all.
         self._permission: dict[str, Callable[[], object]] = {}
         self._rings = _rings(self._permission)
-        self._wake: Callable[[], object] | None = None  # without a bell
+        self._wake: Callable[[], object] | None = None  # wakes a loop that has no bell
         self._closed = False
 
     def put(self, item: Startable) -> None:
@@ -91,11 +91,11 @@ class Inbox:
         # Otherwise somebody has rung whom the loop has not answered yet, or the loop is awake.
 
     def post(self, callback: Callable[[], object]) -> None:
-        """Run *callback*, which raises nothing, on the loop; lost where the loop has ended."""
+        """Run *callback*, which raises nothing, on the loop; do nothing if the loop has ended."""
         self.put(Callback(callback))
 
     def ring(self) -> None:
-        """Have the loop look at the items; where `put` was interrupted, say."""
+        """Have the loop look at the items, for instance after `put` was interrupted."""
         if self._permission:
             next(self._rings)
         elif self._bell is None:
@@ -111,7 +111,7 @@ class Inbox:
             self.items.clear()
 
     def attend(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have items drained by *loop*, from now on; in any thread. A loop in ours hangs a bell."""
+        """From now on, have *loop* drain the items; in any thread. A loop of ours hangs a bell."""
         self._loop = loop
         self._wake = partial(loop.call_soon_threadsafe, self._drain)
 
@@ -130,7 +130,7 @@ class Inbox:
         except NotImplementedError:
             bell.close()
         else:
-            self._bell = bell  # and with it the permission, until the drain gives it back
+            self._bell = bell  # the loop has the permission, until the drain gives it back
         loop.call_soon(self._drain)
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class Inbox:
         loop = self._loop
         if bell is not None and loop is not None and not loop.is_closed():
             if not loop.is_running() or asyncio._get_running_loop() is not loop:
-                # It may go on, and watches the descriptor until it is told not to.
+                # A borrowed loop may go on, and watches the descriptor until it is told to stop.
                 self._loop = None
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(self._take_down, loop, bell)
@@ -149,8 +149,8 @@ class Inbox:
             else:
                 loop.remove_reader(bell.reader)
         if bell is not None:
-            # Whoever took the permission has written or is just about to: nothing but the
-            # scheduler comes between. Where the write does not come the descriptor stays open.
+            # Whoever took the permission has written, or is just about to write: nothing but the
+            # scheduler comes between. If the write does not come, leave the descriptor open.
             mine = self._permission.pop("ring", None) is not None
             if mine or bell.answered or bell.rung(_LAST_WRITE):
                 bell.close()
@@ -192,13 +192,13 @@ class Inbox:
                 items.popleft().start()
         finally:
             if not _hooks.in_order():
-                _hooks.outlast_no_pool()  # what was just started has imported a pool
+                _hooks.outlast_no_pool()  # a call that was just started has imported a pool
             bell = self._bell
             if bell is not None and bell.answered and self._loop is not None:
                 if not items:
                     bell.answered = False
                     self._permission["ring"] = bell.ring
-                # Put while the permission was still the loop's: nobody else has rung for these.
+                # These were put while the loop had the permission, so nobody has rung for them.
                 if items and (bell.answered or self._permission.pop("ring", None) is not None):
                     bell.answered = True
                     self._loop.call_soon(self._drain)
@@ -220,7 +220,7 @@ class _Bell:
     __slots__ = ("_open", "answered", "reader", "ring")
 
     def __init__(self) -> None:
-        self.answered = True  # whether the permission to ring is the loop's
+        self.answered = True  # whether the loop has the permission to ring
         ring: Callable[[], object]
         if sys.platform == "linux" and hasattr(os, "eventfd"):
             self.reader = writer = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -73,13 +73,13 @@ class Watch(Protocol):
     """Tells when user code holds the loop for too long."""
 
     def begin(self) -> None:
-        """Begin to watch; any number of times."""
+        """Begin to watch; further calls do nothing."""
 
     def held_for(self) -> float | None:
-        """For how many seconds the loop has been held; None: it is not, or not known to be."""
+        """For how many seconds the loop has been held; None if it is not known to be held."""
 
     def join(self, deadline: Deadline) -> bool:
-        """Wait for its end, which comes with that of the service; False at the limit."""
+        """Wait for the end of the watch, which ends with the service; False at the limit."""
 
 
 class Service:
@@ -111,7 +111,7 @@ class Service:
         self.inbox = Inbox()
         self.slots = None if self._max_workers is None else Slots(self._max_workers)
         self.workers = WorkerThreads(self._max_threads, self.name_prefix, self.initialize)
-        self.ready = False  # there is a loop, or was
+        self.ready = False  # whether the loop has been started
         self.host = self._make_host()
         self.ending = Ending(end, self.calls, self.inbox, self.workers, self.host)
         self._end = end  # the ending's `requested`
@@ -126,7 +126,7 @@ class Service:
 
     @property
     def state(self) -> State:
-        """How far it is in its life."""
+        """Whether the service is new, running or ending."""
         return self.ending.state or (State.RUNNING if self.ready else State.NEW)
 
     def on_loop(self) -> bool:
@@ -152,9 +152,9 @@ class Service:
         self.host.check(self.ending, at_end=False)
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop, started if need be; raises where no call is accepted.
+        """Return the running loop, and start it if need be; raise if no call is accepted.
 
-        But on the loop's own thread there is a loop until its end.
+        On the loop's own thread, return the loop as long as it runs, accepting calls or not.
         """
         _hooks.check_process()
         if not self._end and not self.ready:
@@ -165,10 +165,10 @@ class Service:
         return loop
 
     def accept(self, call: Call, job: Job | None = None) -> None:
-        """Take over *call* and start it on the loop; where it is a *job*, in a worker thread.
+        """Take over *call*, and start it on the loop, or, as *job*, in a worker thread.
 
-        Raises RuntimeError or BrokenExecutor where the call is refused. Ctrl-C can arrive anywhere
-        in here; `holds` tells whether the call was taken then.
+        Raises RuntimeError or BrokenExecutor if the call is refused. Ctrl-C can interrupt this
+        method at any line; `holds` then tells whether the call was accepted.
         """
         if not (self.ready and _hooks.mark[0] and _hooks.known.caller and _hooks.in_order()):
             self._begin()
@@ -176,7 +176,7 @@ class Service:
         calls = self.calls
         (calls.services if call.kind == "service" else calls.waited)[call] = None
         if self._end:
-            self.finished(call)  # the end may have waited for it, for a moment
+            self.finished(call)  # so that the end does not wait for a call that is refused
             raise self.ending.refusal()
         if job is None:
             self.inbox.items.append(call)
@@ -185,12 +185,12 @@ class Service:
         self.workers.jobs.put(job)
         try:
             self.workers.grow(self.ending.break_with)
-        except RuntimeError:  # no thread can be had; the job finds its call withdrawn
+        except RuntimeError:  # no thread can start; the job does nothing, should it be taken later
             self.finished(call)
             raise
 
     def _begin(self) -> None:
-        """Before a call: the first of its thread, or the first of all in this process."""
+        """Prepare for the first call of a thread, or the first call in this process."""
         _hooks.check_process()
         _hooks.know_this_thread()
         _hooks.outlast_no_pool()
@@ -223,7 +223,7 @@ class Service:
             self.inbox.post(self.ending.wind_down)
 
     def later(self, callback: Callable[[], object]) -> None:
-        """Run *callback* on the loop in a while, or here, where there is no loop any more."""
+        """Run *callback* on the loop after a pause; in this thread if the loop has ended."""
         if self.ending.done:
             time.sleep(_PAUSE)
             callback()
@@ -249,9 +249,9 @@ class Service:
     ) -> asyncio.Task[None]:
         """On the loop: start *coro* at once, where asyncio can and no task factory decides.
 
-        So a coroutine that does not suspend costs no turn of the loop. A task that does not start
+        A coroutine that does not suspend then costs no turn of the loop. A task that does not start
         at once can be cancelled before *coro* runs a line, and callers provide for that. In debug
-        mode none does: asyncio tells there how long each step of a task took, and of which.
+        mode no task starts at once, so that asyncio can say which step of which task took long.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -261,7 +261,7 @@ class Service:
         if type(name) is not str:
             name = name_of(target)
         task: asyncio.Task[None]
-        if loop.get_task_factory() is not None:  # which may know nothing of names
+        if loop.get_task_factory() is not None:  # a factory may not take a name
             task = loop.create_task(coro, context=context)
             with contextlib.suppress(AttributeError):
                 task.set_name(name)
@@ -276,9 +276,9 @@ class Service:
     # -- waiting for the end ------------------------------------------------------------------
 
     def join(self, timeout: float | None) -> None:
-        """Wait for the end of everything; CallTimeoutError that says what is left after *timeout*.
+        """Wait for the end of all; after *timeout*, raise CallTimeoutError that says what is left.
 
-        The exit of the process does not wait again for what a limit has passed for: it cancels.
+        Once the limit has passed, the exit of the process does not wait again: it cancels the rest.
         """
 
         def is_over(seconds: float) -> bool:
@@ -318,20 +318,20 @@ class Service:
     # -- fork ---------------------------------------------------------------------------------
 
     def after_fork_in_child(self) -> None:
-        """Start afresh: the parent's thread, its loop and its locks are not here.
+        """Start afresh, since the parent's threads do not exist in the child.
 
-        Called again where it is interrupted.
+        If a signal handler interrupts this method, it is called again.
         """
         calls = self.calls.snapshot()
         self._orphans += calls
         loop = self.host.loop
         if loop is not None:
-            # They stay untouched as long as this process lives: closing the loop, or ending its
-            # tasks, would act on sockets that the parent goes on using.
+            # Keep the loop and its tasks as long as this process lives: closing the loop, or ending
+            # its tasks, would act on sockets that the parent goes on using.
             self._abandoned += (loop, asyncio.all_tasks(loop), calls, self.ending.contexts)
         self.inbox.abandon()
         self.host.abandon()
-        # This thread may wait for one of them, and have forked in a signal handler.
+        # The thread that forked may wait for these moments: it may have forked in a signal handler.
         self.ending.contexts_left.happen()
         self.ending.over.happen()
         self.calls.abandon()

@@ -42,7 +42,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-# Seconds between looks for a signal. On Windows none ends the wait for a lock.
+# Seconds between looks for a signal. On Windows, a signal does not end the wait for a lock.
 _SLICE = 0.1
 _LONG_SLICE = 0.1 if sys.platform == "win32" else 1.0
 # How often a thread looks at a lock before it sleeps on it, how often where that has paid, in how
@@ -71,7 +71,7 @@ def locked() -> LockType:
 
 
 def release(lock: LockType) -> None:
-    """Let the waiter go on whose lock this is; again does no harm."""
+    """Let the waiter go on whose lock this is; a second call does no harm."""
     try:
         lock.release()
     except RuntimeError:
@@ -79,7 +79,7 @@ def release(lock: LockType) -> None:
 
 
 def wait_for(lock: LockType, timeout: float | None) -> bool:
-    """Acquire *lock*, and hear signals meanwhile; False after *timeout* seconds."""
+    """Acquire *lock*, and run signal handlers meanwhile; False after *timeout* seconds."""
     if timeout is None:
         if lock.acquire(True, _SLICE):
             return True
@@ -166,7 +166,7 @@ class Looks:
 
 
 def limit(seconds: float, name: str) -> float:
-    """A limit to a waiting; ValueError where it is none, TypeError if it is not a number."""
+    """Return *seconds* if it can limit a wait; raise ValueError or TypeError otherwise."""
     given = float(seconds)
     if math.isnan(given) or given < 0:
         raise ValueError(f"{name} must be a number of seconds that is not negative, or None")
@@ -176,7 +176,7 @@ def limit(seconds: float, name: str) -> float:
 class Deadline:
     """A limit to the time that several waits take together; None: no limit.
 
-    What is done between the waits does not count.
+    The time between the waits does not count.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -184,7 +184,7 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is left to wait."""
+        """Whether no time is left."""
         return self._left is not None and self._left <= 0
 
     def wait(self, wait: Callable[[float], bool]) -> bool:
@@ -209,11 +209,11 @@ class Permission:
 
     @property
     def free(self) -> bool:
-        """Whether nobody has taken it, as far as can be told from outside."""
+        """Whether nobody had taken the permission a moment ago."""
         return hasattr(self, "_free")
 
     def take(self) -> bool:
-        """Take the permission; False where another has it."""
+        """Take the permission; False if another thread has it."""
         try:
             del self._free
         except AttributeError:
@@ -228,8 +228,8 @@ class Permission:
 class Moment:
     """Something that happens once, and that any number of threads and loops may wait for.
 
-    A waiter adds its callback to the waiters and then looks whether the moment has passed;
-    `happen` says so and then calls each back. So either the waiter does not wait, or it is called.
+    Write first, look second: a waiter adds its callback, and then looks at `passed`; `happen` sets
+    `passed`, and then calls all callbacks. So a waiter either does not wait, or is called.
     """
 
     def __init__(self) -> None:
@@ -237,7 +237,7 @@ class Moment:
         self._waiters: list[Callable[[], object]] = []
 
     def happen(self) -> None:
-        """Let everybody go on who waits, now or later; several threads may say so at once."""
+        """Let all who wait go on, and all who come later; several threads may call it at once."""
         self.passed = True
         with suppress(IndexError):
             # Each waiter is taken and called in one call of a built-in function: Ctrl-C cannot come
@@ -246,7 +246,7 @@ class Moment:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the moment; False after *timeout* seconds."""
-        passed = self.passed  # checkers would take it for constant, but other threads set it
+        passed = self.passed  # a copy: type checkers do not know that other threads set it
         if passed:
             return True
         lock = locked()
@@ -282,7 +282,7 @@ class Moment:
             self.forget(waiter)
 
     def forget(self, waiter: Callable[[], object]) -> bool:
-        """Call *waiter* no more; False where that is too late."""
+        """Do not call *waiter* any more; False if that is too late."""
         try:
             self._waiters.remove(waiter)
         except ValueError:
@@ -293,8 +293,8 @@ class Moment:
 def waits_for(waiting: asyncio.Task[Any] | None, task: asyncio.Task[Any] | None) -> bool:
     """On the loop of both: whether *waiting* is *task*, or awaits it, as far as can be told.
 
-    Looked for in what the frames of asyncio and anyio hold in which *waiting* is suspended: what
-    they wait for, or a group of it.
+    To find out, look at what the frames of asyncio and anyio hold in which *waiting* is suspended:
+    the task that they wait for, or a group with that task.
     """
     seen: set[int] = set()
     to_look_at: list[object] = [waiting]

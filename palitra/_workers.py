@@ -48,7 +48,7 @@ _LOCK_MAY_BE_LOST = sys.version_info >= (3, 14)
 
 
 def refuse_patched_threads() -> None:
-    """Raise RuntimeError where new threads would be greenlets, in the very thread that waits."""
+    """Raise RuntimeError if new threads would be greenlets, which run in the thread that waits."""
     patched = not isinstance(_thread.start_new_thread, BuiltinFunctionType)
     if patched:
         raise RuntimeError(
@@ -61,8 +61,8 @@ def refuse_patched_threads() -> None:
 class OwnThread(threading.Thread):
     """A thread of palitra's: the end of the main thread does not wait for it; exit hooks do.
 
-    A thread inherits from the thread that makes it whether it is a daemon. The threads that users'
-    calls make shall not inherit that from ours: Python waits for them, as for any other.
+    Whether a thread is a daemon is inherited from the thread that makes it. Threads that are made
+    by users' calls must not inherit this from ours: Python is to wait for them, as for any other.
     """
 
     @property
@@ -109,7 +109,7 @@ def make_thread(target: Callable[..., None], *args: object, name: str) -> thread
     """A thread that the end of the main thread does not wait for; exit hooks see to that."""
     options: dict[str, Any] = {"target": target, "args": args, "name": name}
     if sys.version_info >= (3, 14):
-        options["context"] = contextvars.Context()  # not a copy of whatever the starter had set
+        options["context"] = contextvars.Context()  # empty, not a copy of the starter's
     try:
         return OwnThread(daemon=True, **options)
     except RuntimeError:  # a subinterpreter that forbids daemon threads
@@ -117,9 +117,9 @@ def make_thread(target: Callable[..., None], *args: object, name: str) -> thread
 
 
 def join_ended(thread: threading.Thread) -> None:
-    """Join a thread that has said that it ends.
+    """Join a thread that has said that it ends, for a second at most.
 
-    For a second at most: before 3.13, a join that Ctrl-C interrupts twice keeps later ones waiting.
+    Before 3.13, a join that Ctrl-C has interrupted twice makes later joins wait for ever.
     """
     thread.join(1.0)
 
@@ -132,7 +132,7 @@ def default_number_of_threads() -> int:
 
 
 def run_initializer(initialize: Callable[[], object]) -> None:
-    """Call it; log what it raises as the standard executors do, and raise it."""
+    """Call *initialize*; log what it raises, as the standard executors do, and raise it again."""
     try:
         initialize()
     except BaseException:
@@ -156,7 +156,7 @@ class Job(Protocol):
     """What a worker thread does."""
 
     def run_in_worker(self) -> object:
-        """Do it. Raises only what a done-callback raised."""
+        """Do the job. Raises only what a done-callback raised."""
 
 
 class WorkerThreads:
@@ -172,25 +172,25 @@ class WorkerThreads:
         self._name_prefix = name_prefix
         self._initialize = initialize
         self.jobs: SimpleQueue[Job | None] = SimpleQueue()
-        # The permissions to start a thread: each is the number of one.
+        # The permissions to start a thread: each is the number of a thread.
         self._unstarted = deque(range(max_threads))
         # The permissions to count on a thread that waits for a job.
         self._idle: deque[None] = deque()
-        self.threads: dict[threading.Thread, Moment] = {}  # and when each has stopped
+        self.threads: dict[threading.Thread, Moment] = {}  # each with the moment of its end
         self._abandoned = False
         self._left_behind = False
 
     def submit(self, job: Job, on_failure: Callable[[BaseException], None] | None = None) -> None:
-        """Have *job* run by a worker thread; RuntimeError where there is none and none can start.
+        """Have *job* run by a worker thread; RuntimeError if no thread is there or can start.
 
-        The job stays in the queue then; whoever submitted it sees to it that it does nothing. A
+        The job stays in the queue then, and the caller sees to it that the job does nothing. A
         thread whose initializer fails calls *on_failure* and ends.
         """
         self.jobs.put(job)
         self.grow(on_failure)
 
     def grow(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
-        """Have a thread for a job that was put into the queue; where `submit` was interrupted."""
+        """Have a thread for a job that is in the queue: `submit` may have been interrupted."""
         # Looked at first: in a burst both are empty, and an exception costs more than a look.
         if self._idle:
             try:
@@ -208,7 +208,7 @@ class WorkerThreads:
             number = self._unstarted.popleft()
         except IndexError:
             return
-        # Whoever takes the permission: the thread, or this one, where no thread comes of it.
+        # The new thread takes this permission, or this thread does if the new one cannot start.
         begin = Permission()
         stopped = Moment()
         name = f"{self._name_prefix}_{number}"
@@ -221,7 +221,7 @@ class WorkerThreads:
                 self._unstarted.appendleft(number)
                 del self.threads[thread]
             if isinstance(exc, RuntimeError) and self.threads:
-                return  # no more threads can be had: those that exist do the work
+                return  # no more threads can start: those that exist do the work
             raise
 
     def _live(
@@ -257,7 +257,7 @@ class WorkerThreads:
                 job.run_in_worker()
             except BaseException:
                 LOGGER.critical("exception in a done-callback", exc_info=True)
-            del job  # it would keep its call alive until the next one comes
+            del job  # or this frame would keep its call alive until the next job comes
             if self._abandoned:
                 return
 
@@ -271,8 +271,8 @@ class WorkerThreads:
         for thread, stopped in list(self.threads.items()):
             if self._left_behind:
                 break
-            # Not by Thread.join alone: before 3.13, a thread seems to have ended where Ctrl-C has
-            # ended a wait for it.
+            # Thread.join alone is not enough: before 3.13, a thread seems to have ended if Ctrl-C
+            # has ended a wait for it.
             if not deadline.wait(stopped.wait):
                 return False
             join_ended(thread)
@@ -303,12 +303,12 @@ class WorkerThreads:
 class AsyncioThreads(ThreadPoolExecutor):
     """asyncio's default executor, for `asyncio.to_thread` and host names: it serves until the end.
 
-    The standard one refuses everything once the main thread has ended, although contexts are still
-    to be left, and their clean-up may need a thread.
+    The standard one refuses all jobs once the main thread has ended. But contexts are still to be
+    left then, and their clean-up may need a thread.
     """
 
     def __init__(self, name_prefix: str) -> None:
-        # Not super().__init__(): asyncio asks for the class; nothing of its work is done here.
+        # Do not call super().__init__(): asyncio checks for the class, and uses none of its parts.
         self._workers = WorkerThreads(default_number_of_threads(), f"{name_prefix}_asyncio")
         self._refuses = False
         if sys.version_info[:2] == (3, 12):
