@@ -188,19 +188,17 @@ def test_each_kind_has_its_name(executor: AsyncLoopExecutor, held: Held) -> None
         in_thread(lambda: list(executor.sync_iter(items()))),
         in_thread(enters),
     ]
-    while len(calls := [call for call in executor.calls() if call.stack]) < len(threads):
-        assert all(thread.is_alive() for thread in threads)
-    held.release.open()
-    for thread in threads:
-        thread.join()
-
-    inner = {call.kind: names(call.stack) for call in calls}
-    assert inner == {
+    expected = {
         "run": ["runs"],
         "gather": ["runs"],
         "iterator": ["items"],
         "context": ["pool"],
     }
+    while {call.kind: names(call.stack) for call in executor.calls()} != expected:
+        assert all(thread.is_alive() for thread in threads)  # some start later than others
+    held.release.open()
+    for thread in threads:
+        thread.join()
 
 
 # -- chains of awaits --------------------------------------------------------------------------

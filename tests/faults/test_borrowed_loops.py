@@ -454,6 +454,7 @@ def test_a_cancellation_of_the_users_stays_one_at_the_end_of_the_loop(
 
 def test_the_thread_of_a_plain_callable_outlives_the_loop(application: Application) -> None:
     executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
+    executor.run(answer())  # from here on, the end of the loop is noticed at once
     go_on, begun = threading.Event(), threading.Event()
 
     def work() -> str:
