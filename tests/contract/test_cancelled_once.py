@@ -84,8 +84,8 @@ def the_main_thread_hears() -> None:
 def time_out(executor: palitra.AsyncLoopExecutor, call: Counted, what: str) -> None:
     """Begin a blocking call in a thread, and let its time pass."""
     begin: dict[str, Callable[[], object]] = {
-        "run": lambda: executor.run(call.coroutine(), timeout=0.05),
-        "gather": lambda: executor.gather(call.coroutine(), timeout=0.05),
+        "run": lambda: executor.run(call.coroutine(), timeout=0.2),
+        "gather": lambda: executor.gather(call.coroutine(), timeout=0.2),
     }
 
     def wait() -> None:
@@ -180,9 +180,9 @@ def test_ctrl_c_after_a_time_limit_does_not_cancel_again(
 
     with pytest.raises((TimeoutError, KeyboardInterrupt)):
         if what == "run":
-            executor.run(call.coroutine(), timeout=0.05)
+            executor.run(call.coroutine(), timeout=0.2)
         else:
-            executor.gather(call.coroutine(), timeout=0.05)
+            executor.gather(call.coroutine(), timeout=0.2)
         interrupter.join(PATIENCE)  # on a machine where the signal comes late, here
 
     interrupter.join(PATIENCE)

@@ -391,7 +391,7 @@ def test_a_timeout_cancels_the_coroutines_and_waits_for_their_cleanup(
             submitted,
             value_of(1),
             return_exceptions=return_exceptions,
-            timeout=0.05,
+            timeout=0.2,
         )
 
     assert held.ended.is_open
@@ -417,7 +417,7 @@ def test_a_cleanup_past_the_grace_is_named_in_a_note(
     executor: AsyncLoopExecutor, held: Held
 ) -> None:
     with pytest.raises(TimeoutError) as caught:
-        executor.gather(held.coroutine(), value_of(1), timeout=0.01)
+        executor.gather(held.coroutine(), value_of(1), timeout=0.2)
 
     assert caught.value.__notes__
     assert not held.ended.is_open

@@ -224,7 +224,7 @@ def test_a_coroutine_that_ignores_the_timeout_is_named_in_a_note(
 ) -> None:
     """It stays in its cleanup past the grace; the loop itself is free."""
     with pytest.raises(TimeoutError) as caught:
-        executor.run(held.coroutine(), timeout=0.01)
+        executor.run(held.coroutine(), timeout=0.2)
 
     assert held.cancelled.is_open
     assert not held.ended.is_open
@@ -243,7 +243,7 @@ def test_a_blocked_loop_is_named_in_a_note_with_file_line_and_function(
         lock.acquire(timeout=PATIENCE)
 
     with lock, pytest.raises(TimeoutError) as caught:
-        executor.run(blocks_the_loop(), timeout=0.01)
+        executor.run(blocks_the_loop(), timeout=0.2)
 
     line = inspect.getsourcelines(blocks_the_loop)[1] + 1
     assert f"{__file__}:{line}" in notes(caught.value)

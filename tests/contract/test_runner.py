@@ -159,10 +159,10 @@ def test_a_call_of_an_instance_takes_a_time_limit(runner: EventLoopThreadRunner)
     held.cleanup.open()
 
     with pytest.raises(asyncio.TimeoutError):
-        runner.run(held.coroutine(), timeout=0.01)
+        runner.run(held.coroutine(), timeout=0.2)
     assert held.ended.is_open
     with pytest.raises(TimeoutError):
-        runner.gather(held.coroutine(), value_of(1), timeout=0.01)
+        runner.gather(held.coroutine(), value_of(1), timeout=0.2)
 
 
 def test_an_instance_runs_any_awaitable(runner: EventLoopThreadRunner) -> None:
@@ -268,7 +268,7 @@ def test_the_time_limit_ends_a_call_that_does_not_heed_it(runner: EventLoopThrea
     held = Held()  # its clean-up waits until it is let go
 
     with pytest.raises(TimeoutError):
-        runner.run(held.coroutine(), timeout=0.01)
+        runner.run(held.coroutine(), timeout=0.2)
     assert held.cancelled.is_open
     assert not held.ended.is_open
     held.open_all()
