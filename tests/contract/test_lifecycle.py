@@ -1159,14 +1159,20 @@ def test_two_hundred_lives_leave_no_thread_descriptor_or_memory(
     tracemalloc.start()
     try:
         lives(50)  # fills caches
-        descriptors_before, memory_before = lives(50)
-        descriptors_after, memory_after = lives(150)
+        descriptors_before, memory = lives(50)
+        growths = []
+        for _ in range(3):
+            descriptors_after, memory_after = lives(50)
+            growths.append(memory_after - memory)
+            memory = memory_after
     finally:
         tracemalloc.stop()
 
     assert threading.active_count() == threads
     assert descriptors_after == descriptors_before
-    assert memory_after - memory_before < 20_000
+    # What lives leave behind shows each time. On free-threaded builds some memory that is given
+    # back is counted until the threads that might look at it have gone on.
+    assert min(growths) < 7_000
 
 
 def test_a_hundred_lives_without_wait_end_as_well(loop_flavour: dict[str, Any]) -> None:
