@@ -43,8 +43,6 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
-# From 3.14 on a signal may come between the acquisition of a lock and the block that releases it.
-_LOCK_MAY_BE_LOST = sys.version_info >= (3, 14)
 
 
 def refuse_patched_threads() -> None:
@@ -77,7 +75,7 @@ class OwnThread(threading.Thread):
 
     def start(self) -> None:
         refuse_patched_threads()  # they may have been patched since palitra's first use
-        if _LOCK_MAY_BE_LOST and threading.main_thread().ident == get_ident():
+        if threading.main_thread().ident == get_ident():
             _start_out_of_reach(super().start)
         else:
             super().start()
@@ -86,8 +84,10 @@ class OwnThread(threading.Thread):
 def _start_out_of_reach(start: Callable[[], None]) -> None:
     """Start a thread from a thread that Ctrl-C does not reach.
 
-    In the main thread Ctrl-C may come when `Thread.start` has just acquired the lock that every
-    start of a thread needs, and that lock would be held for ever.
+    In the main thread, Ctrl-C may interrupt `Thread.start` where that has just released the lock of
+    the thread's own event: it then releases the lock once more, while the new thread holds it, and
+    the new thread dies. From 3.14 on, Ctrl-C may also come where `Thread.start` has just acquired
+    the lock that every start of a thread needs: that lock would be held for ever.
     """
     errors: list[BaseException] = []
     started = Moment()
@@ -99,7 +99,11 @@ def _start_out_of_reach(start: Callable[[], None]) -> None:
             errors.append(exc)
         started.happen()
 
-    _thread.start_new_thread(run, ())
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:  # a subinterpreter that forbids such threads; it hears no Ctrl-C either
+        start()
+        return
     started.wait()
     if errors:
         raise errors.pop()
