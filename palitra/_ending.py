@@ -106,6 +106,7 @@ class Ending:
         self.over = Moment()
         # When the contexts of the exit were left, for which threads may wait. Calls may follow.
         self.contexts_left = Moment()
+        self._said = ""  # what was left behind at exit, as it was named
         self.given_up: list[Call] = []  # calls that still ran when the exit stopped waiting
         # palitra's own tasks on a borrowed loop, whose other tasks are the application's.
         self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
@@ -346,6 +347,9 @@ class Ending:
         if not goes_on:
             self.requested.setdefault("state", State.EXITING)
         names = self.waited_for("" if goes_on or self.over.passed else "clean-up")
+        if names == self._said:
+            names = ""  # an earlier hook has left the same behind
+        self._said = names or self._said
         self.given_up = self._calls.snapshot()
         with contextlib.suppress(RuntimeError):  # one more began just now
             for task in list(self.tasks):

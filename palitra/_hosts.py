@@ -216,8 +216,6 @@ class OwnLoop:
                 self._close_loop(loop, left)
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
-                if self._asyncio_threads is not None:
-                    self._asyncio_threads.shutdown(wait=False)  # the end waits for these threads
             asyncio.set_event_loop(None)
             try:
                 loop.close()
@@ -335,7 +333,12 @@ def _complete(
     `run_until_complete` would raise there, and all that is left of the clean-up would be skipped.
     """
     # Whatever task factory there is.
-    future = what if asyncio.isfuture(what) else asyncio.Task(what, loop=loop)
+    future: asyncio.Future[None]
+    if asyncio.isfuture(what):
+        future = what
+    else:
+        future = asyncio.Task(what, loop=loop)
+        say_nothing_of(future)  # when the loop dies
     future.add_done_callback(lambda _: loop.stop())
     while not future.done():
         try:

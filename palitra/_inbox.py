@@ -143,24 +143,33 @@ class Inbox:
             if not loop.is_running() or asyncio._get_running_loop() is not loop:
                 # A borrowed loop may go on, and watches the descriptor until it is told to stop.
                 self._loop = None
-                with suppress(RuntimeError):
+                try:
                     loop.call_soon_threadsafe(self._take_down, loop, bell)
-                bell = None
+                except RuntimeError:  # the loop was closed just now
+                    self._close(bell)
             else:
                 loop.remove_reader(bell.reader)
-        if bell is not None:
-            # Whoever took the permission has written, or is just about to write: nothing but the
-            # scheduler comes between. If the write does not come, leave the descriptor open.
-            mine = self._permission.pop("ring", None) is not None
-            if mine or bell.answered or bell.rung(_LAST_WRITE):
-                bell.close()
+                self._close(bell)
+        elif bell is not None:
+            self._close(bell)
         self._bell = None
         self.items.clear()
         self._loop = None
 
     def _take_down(self, loop: asyncio.AbstractEventLoop, bell: _Bell) -> None:
+        """On a loop that went on: no drain gives the permission back after this."""
         loop.remove_reader(bell.reader)
-        bell.close()
+        self._close(bell)
+
+    def _close(self, bell: _Bell) -> None:
+        """Close *bell* once nobody writes into it any more; no drain may run meanwhile.
+
+        Whoever took the permission has written, or is just about to write: nothing but the
+        scheduler comes between. If the write does not come, leave the descriptor open.
+        """
+        mine = self._permission.pop("ring", None) is not None
+        if mine or bell.answered or bell.rung(_LAST_WRITE):
+            bell.close()
 
     def abandon(self) -> None:
         """In a forked child, where nobody else can be ringing: let go of the parent's loop."""

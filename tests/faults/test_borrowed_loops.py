@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import palitra
+from palitra._inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -377,6 +378,21 @@ def test_the_exception_of_a_call_that_ends_a_loop_reaches_its_caller_too(bare: L
         executor.run(leave())
     assert executor.run(answer(), timeout=SOON) == 42  # the loop lives on
     executor.shutdown()
+    bare.stop()
+
+
+def test_a_bell_stays_open_for_a_thread_that_is_about_to_ring(bare: Loop) -> None:
+    bare.run()
+    inbox = Inbox()
+    inbox.attend(bare.loop)
+    bare.loop.call_soon_threadsafe(inbox.hang_bell)
+    asyncio.run_coroutine_threadsafe(answer(), bare.loop).result(SOON)
+    ring = inbox._permission.pop("ring")  # as a thread does, and then the scheduler comes
+
+    inbox.close()
+    asyncio.run_coroutine_threadsafe(answer(), bare.loop).result(SOON)
+
+    ring()
     bare.stop()
 
 
