@@ -15,7 +15,6 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, TextIO
 
@@ -277,7 +276,7 @@ def _short(file: str) -> str:
 
 def _cwd() -> str:
     try:
-        return str(Path.cwd())
+        return os.getcwd()  # noqa: PTH109  (see `_stacks`)
     except OSError:  # the directory was removed
         return ""
 

@@ -27,7 +27,6 @@ from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from operator import attrgetter
-from pathlib import Path
 from types import (
     AsyncGeneratorType,
     CodeType,
@@ -44,15 +43,16 @@ from ._words import current_frames, name_of
 
 _T = TypeVar("_T")
 
-_OURS = str(Path(__file__).parent) + os.sep
-_ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
-_STDLIB = str(Path(asyncio.__file__).parents[1]) + os.sep
+# `os.path`, not `pathlib`, whose import would take as long as a fifth of palitra's own.
+_OURS = os.path.dirname(__file__) + os.sep  # noqa: PTH120
+_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep  # noqa: PTH120
+_STDLIB = os.path.dirname(os.path.dirname(asyncio.__file__)) + os.sep  # noqa: PTH120
 _LINKS = 1000  # links of a chain that are followed
 _BRANCHES = 3  # branches of a chain that are followed
 _DEPTH = 4  # how deep branches of branches are followed
 # The folders of the code whose local variables have known meanings.
 _KNOWN = (_ASYNCIO, _OURS)
-_ANYIO = str(Path("anyio", "_backends", "_asyncio.py"))
+_ANYIO = os.path.join("anyio", "_backends", "_asyncio.py")  # noqa: PTH118
 _TURN = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
 _HANDLE = asyncio.Handle._run.__code__
 _PATIENCE = 0.5  # seconds for a loop to begin its answer
