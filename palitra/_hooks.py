@@ -20,13 +20,14 @@ from __future__ import annotations
 import asyncio.events
 import atexit
 import contextlib
+import itertools
 import logging
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ._waiting import Deadline, Moment, Permission
 
@@ -72,15 +73,40 @@ class Mark(Protocol):
     def __getitem__(self, index: int, /) -> int: ...
 
 
+class _Living(Generic[_T]):
+    """Objects in the order in which they came, as long as somebody else has them.
+
+    Nothing of ours runs when one of them dies, unlike with a `weakref.WeakValueDictionary`: Ctrl-C
+    in the midst of that would be printed by the interpreter, and lost to the program.
+    """
+
+    def __init__(self) -> None:
+        self._references: dict[int, weakref.ref[_T]] = {}
+        self._numbers = itertools.count()
+        self._many = 64  # references, before those of the dead are dropped
+
+    def add(self, one: _T) -> None:
+        """Add *one*; a second time does no harm. Thread-safe."""
+        self._references[next(self._numbers)] = weakref.ref(one)
+        if len(self._references) > self._many:
+            # No number is given twice, so what is dropped here cannot be of another object.
+            for number, reference in self._references.copy().items():
+                if reference() is None:
+                    self._references.pop(number, None)
+            self._many = 64 + 2 * len(self._references)
+
+    def list(self) -> list[_T]:
+        """Return those that are alive. Thread-safe."""
+        found = (reference() for reference in self._references.copy().values())
+        return [*dict.fromkeys(one for one in found if one is not None)]
+
+
 class _Process:
     """This process's hooks and the objects that they look after."""
 
     def __init__(self) -> None:
-        # By id. Not in a WeakSet, which cannot be listed while another thread adds to it.
-        self.services: weakref.WeakValueDictionary[int, Watched] = weakref.WeakValueDictionary()
-        # The threads that have made a call.
-        self.callers: weakref.WeakValueDictionary[int, threading.Thread]
-        self.callers = weakref.WeakValueDictionary()
+        self.services: _Living[Watched] = _Living()
+        self.callers: _Living[threading.Thread] = _Living()  # the threads that have made a call
         self.fork_hook = False
         self.thread_hook = False
         self.atexit_hook = False
@@ -140,7 +166,7 @@ mark: Mark = (0,)  # its first item is true in the process that has used palitra
 def know_this_thread() -> None:
     """Note that this thread makes calls: the exit serves it as long as it lives."""
     thread = threading.current_thread()
-    _process.callers[id(thread)] = thread
+    _process.callers.add(thread)
     _mark_process()
     known.caller = True
 
@@ -167,7 +193,7 @@ def watch(service: Watched) -> bool:
     """
     # Write first, look second: either an exit that comes meanwhile finds the service, or the last
     # line finds the exit.
-    _process.services[id(service)] = service
+    _process.services.add(service)
     _register_fork_hook()
     if not _process.thread_hook:
         try:
@@ -227,7 +253,7 @@ def outlast_no_pool() -> None:
 
 def services() -> list[Watched]:
     """The services that have started and still exist, in the order of their start."""
-    return _living(_process.services)
+    return _process.services.list()
 
 
 class _Sought:
@@ -248,10 +274,6 @@ def _at_exit_is_registered() -> bool:
     sought = _Sought()
     atexit.unregister(sought)  # type: ignore[arg-type]  # compares it with each
     return sought.found
-
-
-def _living(objects: weakref.WeakValueDictionary[int, _T]) -> list[_T]:
-    return [living for ref in objects.valuerefs() if (living := ref()) is not None]
 
 
 def _register_fork_hook() -> None:
@@ -291,14 +313,14 @@ def _start_afresh() -> None:
     _process.exiting = _process.interrupted = _process.hurried = False
     _process.waited = 0.0
     _process.left.clear()
-    for service in _living(_process.services):
+    for service in _process.services.list():
         service.after_fork_in_child()
 
 
 def _main_thread_ends() -> None:
     """Finish the calls in flight, except those that other threads make from now on."""
     check_process()
-    services = _living(_process.services)
+    services = _process.services.list()
     _wait(services, lambda service, seconds: service.ending.wait_for_calls(seconds))
     if not _atexit_is_skipped():
         _finish([service for service in services if service.ends_with_main_thread])
@@ -344,7 +366,7 @@ def _leave_contexts() -> None:
 
     Such as a connection's own thread, which ends when the connection is closed.
     """
-    services = _living(_process.services)
+    services = _process.services.list()
     for service in services:
         service.ending.leave_contexts()
     _wait(services, lambda service, seconds: service.ending.contexts_left.wait(seconds))
@@ -358,7 +380,7 @@ def _goes_on(thread: threading.Thread) -> bool:
 
 def _is_stranger(thread: threading.Thread) -> bool:
     """Whether a process that ends waits for *thread*, which has never used palitra."""
-    return _goes_on(thread) and thread not in _living(_process.callers)
+    return _goes_on(thread) and thread not in _process.callers.list()
 
 
 def _is_of_a_pool(thread: threading.Thread) -> bool:
@@ -395,7 +417,7 @@ def _at_exit() -> None:
     _process.exiting = True
     if sys.is_finalizing():
         return  # a subinterpreter that outlives the main one: its threads no longer run
-    _finish(_living(_process.services))
+    _finish(_process.services.list())
     if _process.left:
         LOGGER.warning("left behind at exit: %s", ", ".join(_process.left))
         _process.left.clear()

@@ -19,7 +19,7 @@ import pytest
 
 from contract.gates import PATIENCE, Gate, Held, interrupt, value_of
 from lifetimes import collect_where_due, ends, opens
-from palitra import AsyncLoopExecutor
+from palitra import AsyncLoopExecutor, _hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -638,3 +638,25 @@ def test_a_hundred_dropped_executors_leave_no_thread(loop_flavour: dict[str, Any
     threads = [loop_thread_of(AsyncLoopExecutor(**loop_flavour)) for _ in range(100)]
 
     assert all(ended(thread) for thread in threads)
+
+
+def test_nothing_runs_when_a_service_goes_where_ctrl_c_would_be_lost() -> None:
+    with AsyncLoopExecutor() as executor:
+        executor.get_loop()
+        references = weakref.getweakrefs(executor._service)
+
+    assert references
+    assert [reference.__callback__ for reference in references] == [None] * len(references)
+
+
+def test_dead_executors_are_forgotten() -> None:
+    for _ in range(200):
+        with AsyncLoopExecutor() as executor:
+            executor.get_loop()
+
+    del executor
+    gc.collect()
+    with AsyncLoopExecutor() as executor:
+        executor.get_loop()
+        assert executor._service in _hooks.services()
+        assert len(_hooks._process.services._references) < 200
