@@ -159,6 +159,7 @@ class Service:
         _hooks.check_process()
         if not self._end and not self.ready:
             self._start()
+        self.notice_lost_loop()
         loop = self.host.loop
         if loop is None or (self._end and not self.host.on_loop()):
             raise self.ending.refusal()
