@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio.events
 import atexit
 import contextlib
-import itertools
 import logging
 import os
 import sys
@@ -76,29 +75,21 @@ class Mark(Protocol):
 class _Living(Generic[_T]):
     """Objects in the order in which they came, as long as somebody else has them.
 
-    Nothing of ours runs when one of them dies, unlike with a `weakref.WeakValueDictionary`: Ctrl-C
-    in the midst of that would be printed by the interpreter, and lost to the program.
+    What forgets an object that dies is a function of the interpreter's, unlike that of a
+    `weakref.WeakValueDictionary`: Ctrl-C in the midst of that would be printed, and lost.
     """
 
     def __init__(self) -> None:
-        self._references: dict[int, weakref.ref[_T]] = {}
-        self._numbers = itertools.count()
-        self._many = 64  # references, before those of the dead are dropped
+        self._references: dict[weakref.ref[_T], None] = {}
 
     def add(self, one: _T) -> None:
         """Add *one*; a second time does no harm. Thread-safe."""
-        self._references[next(self._numbers)] = weakref.ref(one)
-        if len(self._references) > self._many:
-            # No number is given twice, so what is dropped here cannot be of another object.
-            for number, reference in self._references.copy().items():
-                if reference() is None:
-                    self._references.pop(number, None)
-            self._many = 64 + 2 * len(self._references)
+        self._references[weakref.ref(one, self._references.pop)] = None
 
     def list(self) -> list[_T]:
         """Return those that are alive. Thread-safe."""
-        found = (reference() for reference in self._references.copy().values())
-        return [*dict.fromkeys(one for one in found if one is not None)]
+        found = [reference() for reference in self._references.copy()]
+        return [one for one in found if one is not None]
 
 
 class _Process:

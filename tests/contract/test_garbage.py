@@ -13,6 +13,7 @@ import threading
 import weakref
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from types import BuiltinMethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -640,23 +641,24 @@ def test_a_hundred_dropped_executors_leave_no_thread(loop_flavour: dict[str, Any
     assert all(ended(thread) for thread in threads)
 
 
-def test_nothing_runs_when_a_service_goes_where_ctrl_c_would_be_lost() -> None:
+def test_no_python_code_runs_when_a_service_goes_where_ctrl_c_would_be_lost() -> None:
     with AsyncLoopExecutor() as executor:
         executor.get_loop()
         references = weakref.getweakrefs(executor._service)
 
     assert references
-    assert [reference.__callback__ for reference in references] == [None] * len(references)
+    # Functions of the interpreter's: it looks for signals in Python code alone.
+    assert {type(reference.__callback__) for reference in references} <= {BuiltinMethodType}
 
 
 def test_dead_executors_are_forgotten() -> None:
-    for _ in range(200):
+    collect_where_due()
+    before = len(_hooks._process.services._references)
+    for _ in range(20):
         with AsyncLoopExecutor() as executor:
             executor.get_loop()
+            assert executor._service in _hooks.services()
 
     del executor
-    gc.collect()
-    with AsyncLoopExecutor() as executor:
-        executor.get_loop()
-        assert executor._service in _hooks.services()
-        assert len(_hooks._process.services._references) < 200
+    collect_where_due()
+    assert len(_hooks._process.services._references) <= before
