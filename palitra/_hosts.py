@@ -503,7 +503,7 @@ class BorrowedLoop:
         service.ready = True
         self._started.happen()
         with contextlib.suppress(RuntimeError):  # closed just now, as is seen below
-            loop.call_soon_threadsafe(self._begin_to_settle_in, service)
+            loop.call_soon_threadsafe(self._settle_in, service)
         while not self._finished.wait(_LOOK if self._stopped else _WATCH):
             if self.loop is not loop:
                 return  # in a forked child
@@ -526,12 +526,9 @@ class BorrowedLoop:
         self._stopped += _LOOK
         return self._stopped > _WATCH
 
-    def _begin_to_settle_in(self, service: Service) -> None:
-        self.base = _caller()  # at once: the call that comes next may hold the loop
-        self._settle_in(service)
-
     def _settle_in(self, service: Service) -> None:
         """On the loop: hang the bell, and have somebody there whom its end cancels."""
+        self.base = _caller()  # at once: the call that comes next may hold the loop
         loop = self.loop
         if loop is None or self._finished.passed:
             return

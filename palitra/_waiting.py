@@ -9,8 +9,9 @@ Guarantees
 
 How two threads agree: in one of two ways, everywhere in palitra
 
-    A permission is something that only one thread can take: an attribute that it deletes, or an
-    item that it pops. Whoever has taken the permission does what is permitted, and nobody else.
+    A permission is something that only one thread can take: an attribute that it deletes, an item
+    that it pops, or a key that it is the first to set, with `setdefault`. Whoever has taken the
+    permission does what is permitted, and nobody else.
 
     Write first, look second: each of two threads writes one variable and then reads the other's.
     At least one of the two sees what the other wrote.
