@@ -15,6 +15,7 @@ import pytest
 import palitra
 from contract.gates import PATIENCE, Held, fail_with, in_thread, value_of
 from contract.subjects import Awaitable
+from lifetimes import on_demand
 from palitra import DeadlockError, EventLoopThreadRunner
 
 if TYPE_CHECKING:
@@ -86,10 +87,9 @@ def test_an_instance_has_a_loop_of_its_own(runner: EventLoopThreadRunner) -> Non
 def test_the_thread_of_an_instance_starts_with_the_instance() -> None:
     names = {thread.name for thread in threading.enumerate()}
     with EventLoopThreadRunner():
-        started = {thread.name for thread in threading.enumerate()} - names
+        [started] = on_demand({thread.name for thread in threading.enumerate()} - names)
 
-    assert "LoopThread_loop" in started
-    assert all(name.startswith("LoopThread") for name in started)
+    assert started.startswith("LoopThread")
 
 
 def test_a_with_block_closes_the_loop_and_ends_the_thread() -> None:
@@ -304,7 +304,7 @@ def test_a_runner_that_is_dropped_ends_its_thread() -> None:
     runner = EventLoopThreadRunner()
     loop = runner.get_loop()
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("LoopThread")]
-    assert threads
+    assert on_demand(thread.name for thread in threads) == ["LoopThread_loop"]
     del runner
     gc.collect()
     for thread in threads:

@@ -381,6 +381,18 @@ def test_the_exception_of_a_call_that_ends_a_loop_reaches_its_caller_too(bare: L
     bare.stop()
 
 
+def test_a_closed_loop_is_not_handed_out(graveyard: None, bare: Loop) -> None:
+    bare.run()
+    executor = palitra.AsyncLoopExecutor.from_loop(bare.loop)
+    assert executor.get_loop() is bare.loop
+    bare.stop()
+    bare.loop.close()
+
+    with pytest.raises(BrokenExecutor):
+        executor.get_loop()
+    executor.shutdown()
+
+
 def test_a_bell_stays_open_for_a_thread_that_is_about_to_ring(bare: Loop) -> None:
     bare.run()
     inbox = Inbox()

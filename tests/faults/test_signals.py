@@ -585,8 +585,8 @@ class TestStorms:
 
             futures = []
             storm(interrupt, work)
-            # A start takes a while: the storm may interrupt each before it has come to a future.
-            assert {future.result() for future in futures} <= {2, "1"}
+            work()  # the storm may have let no start come as far as both calls
+            assert {future.result() for future in futures} == {2, "1"}
             say("no hang")
             """,
         ) == ["no hang"]
@@ -604,7 +604,7 @@ class TestStorms:
 
             futures = []
             storm(interrupt, work)
-            assert {future.result() for future in futures} <= {2}
+            assert {future.result() for future in futures} == {2}
             use(palitra.get_executor())
             say("no hang")
             """,
