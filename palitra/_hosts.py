@@ -500,10 +500,12 @@ class BorrowedLoop:
         self._watcher_ident = get_ident()
         self._inbox = service.inbox
         service.inbox.attend(loop)
+        with contextlib.suppress(RuntimeError):  # closed just now, as is seen below
+            # First: the guard is to be there before the first call begins, and with it somebody who
+            # cancels what begins while the loop ends.
+            loop.call_soon_threadsafe(self._settle_in, service)
         service.ready = True
         self._started.happen()
-        with contextlib.suppress(RuntimeError):  # closed just now, as is seen below
-            loop.call_soon_threadsafe(self._settle_in, service)
         while not self._finished.wait(_LOOK if self._stopped else _WATCH):
             if self.loop is not loop:
                 return  # in a forked child

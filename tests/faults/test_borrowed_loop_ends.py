@@ -72,6 +72,31 @@ def test_a_thread_that_calls_learns_of_the_end_of_the_program(
     ) == ["BrokenExecutor"]
 
 
+def test_so_does_one_whose_call_comes_while_palitra_is_still_settling_in(
+    loop: str, printed_by: Callable[..., list[str]]
+) -> None:
+    assert printed_by(
+        loop,
+        """
+        async def main():
+            loop = asyncio.get_running_loop()
+            call_soon = loop.call_soon_threadsafe
+
+            def slow(callback, *args, **options):
+                if threading.current_thread().name.endswith("_watch"):
+                    time.sleep(0.1)  # others have the time to make calls
+                return call_soon(callback, *args, **options)
+
+            loop.call_soon_threadsafe = slow
+            executor = palitra.AsyncLoopExecutor.from_loop()
+            in_thread(lambda: say(outcome_of(executor.run, hang())))
+            await asyncio.to_thread(begun.wait)
+
+        run(main())
+        """,
+    ) == ["BrokenExecutor"]
+
+
 def test_ctrl_c_in_the_main_thread_ends_the_calls_of_others(
     loop: str, start: Callable[..., Child]
 ) -> None:
