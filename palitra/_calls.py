@@ -338,7 +338,8 @@ class Call:
         self._take_claim()
         if self._worker and not leave:
             return
-        if not (self._worker or self._begun or self._task):
+        never_begins = self._task is None or self._service.ending.ended
+        if never_begins and not (self._worker or self._begun):
             self._release()  # what a worker thread's callable has returned is to be closed, too
         if self._take_open():
             self._exception = error

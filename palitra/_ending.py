@@ -9,7 +9,7 @@ Who begins the end, and who goes on with it
     the first to come decides which state that is. Then `wind_down` is posted, which goes on if
     nothing is left that the end waits for, and does nothing otherwise. Whoever takes the last call
     out of the register posts `wind_down` too, after it has looked at `requested`. So one of the two
-    goes on, and it does no harm if both do: `_task` is the end that is under way.
+    goes on, and it does no harm if both do: `clean_up` is the end that is under way.
 
     A loop that never started has nobody to go on: whoever ends the service then does so in its own
     thread, once the host has agreed that the loop never starts.
@@ -108,9 +108,9 @@ class Ending:
         self.contexts_left = Moment()
         self._said = ""  # what was left behind at exit, as it was named
         self.given_up: list[Call] = []  # calls that still ran when the exit stopped waiting
-        # palitra's own tasks on a borrowed loop, whose other tasks are the application's.
+        # The tasks of calls on a borrowed loop, whose other tasks are the application's.
         self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
-        self._task: asyncio.Task[None] | None = None  # leaves the contexts, or ends the loop
+        self.clean_up: asyncio.Task[None] | None = None  # leaves the contexts, or ends the loop
 
     # -- why ----------------------------------------------------------------------------------
 
@@ -189,10 +189,10 @@ class Ending:
             self._inbox.post(self._cancel_tasks)
 
     def _cancel_tasks(self) -> None:
-        if self._task is None and not self.done:
+        if self.clean_up is None and not self.done:
             return  # there is no clean-up yet, and contexts are not to end before they are left
         for task in list(self.tasks) if self._host.is_borrowed else asyncio.all_tasks():
-            if task is not self._task:  # which waits for their clean-up, and then ends the loop
+            if task is not self.clean_up:  # which waits for their clean-up, and then ends the loop
                 task.cancel()
 
     # -- going on, on the loop ----------------------------------------------------------------
@@ -208,10 +208,10 @@ class Ending:
         waiting = self._calls.waited
         if self.requested and waiting and not self.done:
             self.staff()  # a call without a thread would be waited for in vain
-        if self.requested and not (waiting or self.loop_ends or self._task is not None):
+        if self.requested and not (waiting or self.loop_ends or self.clean_up is not None):
             # Not `loop.create_task`: a user's task factory must not get this task.
-            self._task = asyncio.Task(self._finish(), loop=asyncio.get_running_loop())
-            self._task.add_done_callback(self._finished)
+            self.clean_up = asyncio.Task(self._finish(), loop=asyncio.get_running_loop())
+            self.clean_up.add_done_callback(self._finished)
 
     def staff(self) -> None:
         """Start a thread for jobs that have none: Ctrl-C may have kept `accept` from doing so."""
@@ -228,7 +228,7 @@ class Ending:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         """On the loop: begin again if user code has ended the task by cancelling all tasks."""
-        self._task = None
+        self.clean_up = None
         if self.done:
             self._host.finish(self)  # again: Ctrl-C may have come before
         elif not self.loop_ends:
@@ -270,12 +270,12 @@ class Ending:
 
         if any(thread.is_alive() for thread in after):
             asyncio.get_running_loop().call_later(_LOOK, self._leave_contexts_early, after)
-        elif self._task is None and not self.done:
-            self._task = asyncio.Task(leave(), loop=asyncio.get_running_loop())
-            self._task.add_done_callback(self._left_early)
+        elif self.clean_up is None and not self.done:
+            self.clean_up = asyncio.Task(leave(), loop=asyncio.get_running_loop())
+            self.clean_up.add_done_callback(self._left_early)
 
     def _left_early(self, task: asyncio.Task[None]) -> None:
-        self._task = None
+        self.clean_up = None
         if not task.cancelled() and task.exception() is None and not self.contexts.entered:
             self.contexts_left.happen()
         else:

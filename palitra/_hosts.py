@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import os
 import sys
@@ -25,13 +26,13 @@ import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
 from collections.abc import Callable, Collection, Coroutine
-from types import CodeType
+from types import CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _hooks
 from ._calls import GRACE, Call, DeadlockError
 from ._waiting import Deadline, Moment
-from ._words import user_traceback
+from ._words import close_if_coroutine, user_traceback
 from ._workers import (
     AsyncioThreads,
     join_ended,
@@ -417,6 +418,24 @@ def say_nothing_of(task: asyncio.Task[Any]) -> None:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
+def _drop_unbegun(task: asyncio.Task[None] | None) -> None:
+    """Let go of *task* if its first step never came: the loop that would have taken it has ended.
+
+    What would be awaited in that step is closed too, or the interpreter would warn of it. Should
+    the application run the loop again, the task ends with an error, and nobody is told.
+    """
+    coro = None if task is None else task.get_coro()
+    # Not so, if the coroutine has ended, or is one of a task factory.
+    if task is None or not isinstance(coro, CoroutineType):
+        return
+    if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+        for argument in inspect.getcoroutinelocals(coro).values():
+            close_if_coroutine(argument)
+        coro.close()
+        say_nothing_of(task)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+
 class BorrowedLoop:
     """A loop that the application runs: palitra neither starts nor stops it.
 
@@ -512,6 +531,9 @@ class BorrowedLoop:
             if loop.is_closed() or self._does_not_run(loop, not service.usable):
                 service.ending.break_with(_lost())
                 break
+        if not loop.is_running():
+            for task in (*service.ending.tasks, service.ending.clean_up, self._guard):
+                _drop_unbegun(task)
         service.ending.end_here()
         self._watcher_ident = None  # another thread may get the same
 

@@ -11,8 +11,9 @@ import inspect
 import sys
 import threading
 import time
+import warnings
 import weakref
-from concurrent.futures import BrokenExecutor, as_completed, wait
+from concurrent.futures import BrokenExecutor, Future, as_completed, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -391,6 +392,91 @@ def test_a_closed_loop_is_not_handed_out(graveyard: None, bare: Loop) -> None:
     with pytest.raises(BrokenExecutor):
         executor.get_loop()
     executor.shutdown()
+
+
+async def at_once() -> int:
+    return 42
+
+
+def begin_shutdown(executor: palitra.AsyncLoopExecutor) -> None:
+    executor.submit(pow, 2, 3)
+    executor.shutdown(wait=False)
+
+
+ACTIONS: dict[str, Callable[[palitra.AsyncLoopExecutor], object]] = {
+    "nothing": lambda executor: executor.get_loop(),
+    "coroutine": lambda executor: executor.submit(at_once()),
+    "function": lambda executor: executor.submit(at_once),
+    "service": lambda executor: executor.submit_service(at_once),
+    "shutdown": begin_shutdown,
+}
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "stopped"])
+@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
+@pytest.mark.parametrize("turns", range(1, 4))
+@pytest.mark.parametrize("action", ACTIONS)
+def test_what_a_loop_never_began_leaves_no_warning(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    action: str,
+    turns: int,
+    debug: bool,
+    closed: bool,
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loop = new_loop()
+        loop.set_debug(debug)
+        executor = palitra.AsyncLoopExecutor.from_loop(loop)
+        future = ACTIONS[action](executor)
+        for _ in range(turns):
+            turn(loop)
+        if closed:
+            loop.close()
+        executor.shutdown()
+        if isinstance(future, Future):
+            assert future.exception(SOON) is not None or future.result() == 42
+        if not closed:
+            turn(loop)
+            loop.close()
+        del executor, future, loop
+        gc.collect()
+
+    assert [str(warning.message) for warning in caught] == []
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "stopped"])
+def test_the_children_that_a_loop_never_began_leave_no_warning(
+    graveyard: None, new_loop: Callable[[], asyncio.AbstractEventLoop], closed: bool
+) -> None:
+    loop = new_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # the call itself is not finished
+    loop.set_debug(True)  # no task begins at once
+    executor = palitra.AsyncLoopExecutor.from_loop(loop)
+    outcome: list[BaseException | None] = []
+    thread = threading.Thread(
+        target=lambda: outcome.extend(in_threads(1, lambda: executor.gather(at_once(), at_once())))
+    )
+    thread.start()
+    while not executor.calls():
+        time.sleep(0.001)
+    while not any("_await" in repr(task) for task in asyncio.all_tasks(loop)):
+        turn(loop)
+    if closed:
+        loop.close()
+    executor.shutdown()
+    thread.join(SOON)
+    if not closed:
+        turn(loop)
+        loop.close()
+
+    assert [type(error) for error in outcome] == [BrokenExecutor]
+
+
+def turn(loop: asyncio.AbstractEventLoop) -> None:
+    """Have *loop* do what it is ready to do, and no more."""
+    loop.call_soon(loop.stop)
+    loop.run_forever()
 
 
 def test_a_bell_stays_open_for_a_thread_that_is_about_to_ring(bare: Loop) -> None:
