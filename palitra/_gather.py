@@ -8,7 +8,8 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from itertools import islice
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
@@ -42,13 +43,11 @@ class Gathering:
         self._begun = False
         self._over = False  # whether results of futures are not needed any more
         self._results: dict[int, Any] = {}  # one for each that has finished
-        self._returned = 0  # how many of the results are values, and not exceptions
+        self._raised = False  # whether any of the results is an exception
         self._error: BaseException | None = None
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], object]] = []
         self._waiter: asyncio.Future[None] | None = None  # set while `run` waits
-        # The loop, where it starts tasks at once; asked for each batch.
-        self._eager: asyncio.AbstractEventLoop | None = None
         try:
             for awaitable in self._awaitables.values():
                 if type(awaitable) is not CoroutineType:
@@ -85,19 +84,15 @@ class Gathering:
 
     async def _run(self) -> list[Any]:
         self._begun = True
-        self._eager = self._service.eager_loop()
         unstarted = iter(self._awaitables.items())
         try:
-            for number, (key, awaitable) in enumerate(unstarted, 1):
-                if type(awaitable) is CoroutineType:
-                    self._start_task(key, awaitable, awaitable.__qualname__)
-                else:
-                    self._start(key, awaitable)
+            for _ in range(0, len(self._awaitables) - _BATCH, _BATCH):
+                self._start_batch(islice(unstarted, _BATCH))
                 if self._error is not None:
                     break
-                if not number % _BATCH:
-                    await _next_turn()
-                    self._eager = self._service.eager_loop()
+                await _next_turn()
+            else:
+                self._start_batch(unstarted)
             while len(self._results) < len(self._awaitables) and self._error is None:
                 await self._wait()
         except asyncio.CancelledError as exc:
@@ -113,9 +108,8 @@ class Gathering:
         # hold the results or the error: it would keep them alive.
         try:
             answered = _is_cancellation(self._error)
-            if self._error is not None and not (
-                answered and self._returned == len(self._awaitables)
-            ):
+            complete = len(self._results) == len(self._awaitables) and not self._raised
+            if self._error is not None and not (answered and complete):
                 raise self._error
             return [self._results[key] for key in self._order]
         finally:
@@ -125,6 +119,33 @@ class Gathering:
         self._awaitables.clear()
         self._results.clear()
         self._error = None
+
+    def _start_batch(self, batch: Iterable[tuple[int, _Awaitable]]) -> None:
+        """Start the children of *batch*, and no more once one has failed."""
+        loop = self._service.eager_loop()
+        if sys.version_info < (3, 12) or loop is None:
+            for key, awaitable in batch:
+                self._start(key, awaitable)
+                if self._error is not None:
+                    return
+            return
+        tasks = self.tasks
+        child_of = cast("Callable[[int, _Awaitable], CoroutineType[Any, Any, None]]", self._await)
+        for key, awaitable in batch:
+            if type(awaitable) is CoroutineType:
+                # As `_start_task`, which asks for each what is the same for a batch.
+                child = child_of(key, awaitable)
+                name = awaitable.__qualname__
+                try:
+                    task = asyncio.Task(child, loop=loop, name=name, eager_start=True)
+                except BaseException as exc:
+                    self._not_started(key, child, exc)
+                if child.cr_frame is not None:
+                    tasks[key] = task
+            else:
+                self._start(key, awaitable)
+            if self._error is not None:
+                return
 
     def _start(self, key: int, awaitable: _Awaitable) -> None:
         if isinstance(awaitable, concurrent.futures.Future):
@@ -139,18 +160,12 @@ class Gathering:
         else:
             self._start_task(key, awaitable)
 
-    def _start_task(self, key: int, awaitable: Awaitable[Any], name: str | None = None) -> None:
+    def _start_task(self, key: int, awaitable: Awaitable[Any]) -> None:
         child = cast("CoroutineType[Any, Any, None]", self._await(key, awaitable))
         try:
-            if sys.version_info >= (3, 12) and name is not None and self._eager is not None:
-                # As `create_task`, which asks the loop for each what is the same for a batch.
-                task = asyncio.Task(child, loop=self._eager, name=name, eager_start=True)
-            else:
-                task = self._service.create_task(child, None, awaitable)
+            task = self._service.create_task(child, None, awaitable)
         except BaseException as exc:  # raised by a task factory
-            child.close()
-            close_if_coroutine(awaitable)
-            self._failed(key, exc)
+            self._not_started(key, child, exc)
             return
         if child.cr_frame is not None:  # the child has not ended in its first step
             self.tasks[key] = task
@@ -158,10 +173,14 @@ class Gathering:
                 ended = functools.partial(self._task_ended, key, awaitable)
                 task.add_done_callback(ended)
 
+    def _not_started(self, key: int, child: Coroutine[Any, Any, None], exc: BaseException) -> None:
+        child.close()
+        close_if_coroutine(self._awaitables[key])
+        self._failed(key, exc)
+
     async def _await(self, key: int, awaitable: Awaitable[Any]) -> None:
         try:
             self._results[key] = await awaitable
-            self._returned += 1
         except BaseException as exc:
             self._failed(key, exc)
         if self.tasks:  # otherwise the child ends in its first step, and nobody waits for it
@@ -180,7 +199,6 @@ class Gathering:
         if not self._over:
             try:
                 self._results[key] = future.result()
-                self._returned += 1
             except BaseException as exc:
                 self._failed(key, exc)
             finally:
@@ -191,6 +209,7 @@ class Gathering:
         user_traceback(exc)
         if self._return_exceptions:
             self._results[key] = exc
+            self._raised = True
         elif self._error is None or (
             # The error of a clean-up says more than the cancellation that the clean-up was for.
             _is_cancellation(self._error) and not _is_cancellation(exc)
