@@ -464,10 +464,11 @@ class BlockingCall(Call, Generic[_T]):
     def _late(self, text: str) -> CallTimeoutError:
         error = CallTimeoutError(text)
         host = self._service.host
+        standing = where_it_stands(host)  # before `describe`, which may set the loop in motion
         [description] = describe([self], host)
         error.add_note(
             f"{GRACE:g} s after its cancellation there is still {description}; the loop's thread "
-            f"is {where_it_stands(host)}"
+            f"is {standing}"
         )
         return error
 

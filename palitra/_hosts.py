@@ -534,6 +534,8 @@ class BorrowedLoop:
         if not loop.is_running():
             for task in (*service.ending.tasks, service.ending.clean_up, self._guard):
                 _drop_unbegun(task)
+            for task in service.ending.tasks:
+                say_nothing_of(task)  # its call fails with an error that says why
         service.ending.end_here()
         self._watcher_ident = None  # another thread may get the same
 
