@@ -28,14 +28,19 @@ C = ctypes.PyDLL(None)  # which keeps the interpreter's lock during the call, as
 
 def come_to_rest():
     # A thread that waits for the interpreter's lock at such a fork leaves the lock in a state that
-    # only Python's own hooks mend. So the other threads are to wait for something else.
-    def times():
+    # only Python's own hooks mend. So the other threads are to wait for something else. A thread
+    # that waits for the lock wakes up every few milliseconds; where the machine is busy and does
+    # not let the thread run then, the thread does not sleep either.
+    def others():
         own = str(threading.get_native_id())
-        others = [task for task in os.listdir("/proc/self/task") if task != own]
-        return [open(f"/proc/self/task/{task}/schedstat").read() for task in others]
+        for task in os.listdir("/proc/self/task"):
+            if task != own:
+                stat = open(f"/proc/self/task/{task}/stat").read()
+                times = open(f"/proc/self/task/{task}/schedstat").read()
+                yield stat.rpartition(")")[2].split()[0], times
 
     before = None
-    while (now := times()) != before:
+    while (now := [*others()]) != before or any(state != "S" for state, _ in now):
         before = now
         time.sleep(0.05)
 
