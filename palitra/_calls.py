@@ -335,12 +335,14 @@ class Call:
         The thread of a plain callable is certain to settle it, unless the process ends before: then
         *leave* settles that call too.
         """
-        self._take_claim()
-        if self._worker and not leave:
+        claimed = self._take_claim()
+        # A thread that came too late for the claim has set `_worker`, too, and will do nothing.
+        if self._worker and not (leave or claimed):
             return
         never_begins = self._task is None or self._service.ending.ended
-        if never_begins and not (self._worker or self._begun):
+        if claimed or (never_begins and not (self._worker or self._begun)):
             self._release()  # what a worker thread's callable has returned is to be closed, too
+            self._task = None
         if self._take_open():
             self._exception = error
             self._settle(FINISHED)

@@ -80,6 +80,30 @@ class Contexts:
         self.body_error = error
 
 
+class Postponed:
+    """What the loop is to run after a pause, see `Service.later`; or the end, if the loop did not.
+
+    Who takes a callback out runs it, so that each is run once.
+    """
+
+    def __init__(self) -> None:
+        self._callbacks: dict[Callable[[], object], None] = {}
+
+    def add(self, callback: Callable[[], object]) -> None:
+        self._callbacks[callback] = None
+
+    def run(self, callback: Callable[[], object]) -> None:
+        if self._callbacks.pop(callback, self) is None:
+            callback()
+
+    def run_all(self) -> None:
+        for callback in list(self._callbacks):
+            try:
+                self.run(callback)
+            except BaseException:  # as in `Ending.fail_calls`
+                LOGGER.critical("exception in a done-callback", exc_info=True)
+
+
 class Ending:
     """The end of a service: who wants it, what it waits for, and who waits for it."""
 
@@ -107,6 +131,7 @@ class Ending:
         # When the contexts of the exit were left, for which threads may wait. Calls may follow.
         self.contexts_left = Moment()
         self._said = ""  # what was left behind at exit, as it was named
+        self.postponed = Postponed()
         self.given_up: list[Call] = []  # calls that still ran when the exit stopped waiting
         # The tasks of calls on a borrowed loop, whose other tasks are the application's.
         self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
@@ -299,6 +324,7 @@ class Ending:
         self._workers.stop()
         self.ended = True
         self.fail_calls()
+        self.postponed.run_all()
         self._inbox.close()
         self.contexts_left.happen()
         self.over.happen()

@@ -261,7 +261,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._exception = None
         if not self._change(state, patience):
             self._decided = state
-            self._service.later(functools.partial(self._settle, state, patience - 1))
+            self._service.later(functools.partial(self._settle_yet, state, patience - 1))
             return
         if self._sleepers or self._untold or self._callbacks:
             self._tell_and_leave()
@@ -270,6 +270,10 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._service.finished(self)
         if self._in_slot:
             self._leave_slot()
+
+    def _settle_yet(self, state: str, patience: int) -> None:
+        if not self.settled:  # the end of the loop has not done so meanwhile
+            self._settle(state, patience)
 
     def _change(self, state: str, patience: int) -> bool:
         """Change the state to *state*; False if another thread keeps it from changing."""

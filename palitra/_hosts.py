@@ -536,6 +536,7 @@ class BorrowedLoop:
                 _drop_unbegun(task)
             for task in service.ending.tasks:
                 say_nothing_of(task)  # its call fails with an error that says why
+            self._guard = None  # what never ends is pending as long as somebody holds it
         service.ending.end_here()
         self._watcher_ident = None  # another thread may get the same
 

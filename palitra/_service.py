@@ -224,15 +224,19 @@ class Service:
             self.inbox.post(self.ending.wind_down)
 
     def later(self, callback: Callable[[], object]) -> None:
-        """Run *callback* on the loop after a pause; in this thread if the loop has ended."""
+        """Run *callback* after a pause: on the loop, or, if the loop has ended, in this thread."""
         if self.ending.done:
             time.sleep(_PAUSE)
             callback()
-        else:
-            self.inbox.post(functools.partial(self._call_later, callback))
+            return
+        # Write first, look second: the end runs what the loop has not run.
+        self.ending.postponed.add(callback)
+        self.inbox.post(functools.partial(self._call_later, callback))
+        if self.ending.ended:
+            self.ending.postponed.run(callback)
 
     def _call_later(self, callback: Callable[[], object]) -> None:
-        asyncio.get_running_loop().call_later(_PAUSE, callback)
+        asyncio.get_running_loop().call_later(_PAUSE, self.ending.postponed.run, callback)
 
     def eager_loop(self) -> asyncio.AbstractEventLoop | None:
         """On the loop: the loop, where `create_task` starts a task at once and notes nothing."""

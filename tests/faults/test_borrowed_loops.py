@@ -162,6 +162,35 @@ def test_calls_in_flight_fail_when_asyncio_run_ends(application: Application) ->
     executor.shutdown()
 
 
+@pytest.mark.parametrize("borrowed", [False, True], ids=["own", "borrowed"])
+def test_a_watcher_that_cannot_be_told_at_once_learns_of_the_end_nevertheless(
+    application: Application, borrowed: bool
+) -> None:
+    if borrowed:
+        executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
+    else:
+        executor = palitra.AsyncLoopExecutor(loop_factory=type(application.loop))
+    futures = [hang(executor) for _ in range(20)]
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.extend(as_completed(futures, SOON)))
+    thread.start()
+    while not futures[-1]._waiters:
+        time.sleep(0.001)
+    [watcher] = futures[-1]._waiters
+    with watcher.lock:  # as whoever calls `as_completed` holds it for a moment
+        if borrowed:
+            ending = threading.Thread(target=application.end)
+        else:
+            ending = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True})
+        ending.start()
+        while not any(future.done() for future in futures):
+            time.sleep(0.001)
+    ending.join()
+    thread.join()
+    assert set(found) == set(futures)
+    executor.shutdown()
+
+
 def test_run_gather_and_wait_fail_when_asyncio_run_ends(application: Application) -> None:
     executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
     begun = threading.Semaphore(0)
@@ -489,9 +518,26 @@ def test_a_bell_stays_open_for_a_thread_that_is_about_to_ring(bare: Loop) -> Non
     bare.stop()
 
 
+def test_a_job_that_its_thread_claims_too_late_is_settled_by_the_end(
+    application: Application,
+) -> None:
+    executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
+    gate = threading.Event()
+    for _ in range(100):
+        executor.submit(gate.wait)  # holds all threads
+    late = executor.submit(pow, 2, 3)
+    # What the thread does first, and then the scheduler comes. The thread finds the claim taken.
+    late._worker = threading.get_ident()  # type: ignore[attr-defined]
+
+    application.end()
+    assert isinstance(late.exception(SOON), BrokenExecutor)
+    gate.set()
+    executor.shutdown()
+
+
 @pytest.mark.parametrize("attempt", range(5))
 def test_every_call_of_many_threads_is_settled_when_the_loop_ends(
-    application: Application, attempt: int
+    graveyard: None, application: Application, attempt: int
 ) -> None:
     executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
     futures: list[Any] = []
