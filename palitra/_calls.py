@@ -298,7 +298,6 @@ class Call:
     def _task_ended(self, _: object) -> None:
         """Settle a call whose task was cancelled before its first step, and never ran `_drive`."""
         if not self._begun:
-            self._task = None
             self._release()
             self._end(self._keep_error(asyncio.CancelledError()))
 
@@ -342,7 +341,6 @@ class Call:
         never_begins = self._task is None or self._service.ending.ended
         if claimed or (never_begins and not (self._worker or self._begun)):
             self._release()  # what a worker thread's callable has returned is to be closed, too
-            self._task = None
         if self._take_open():
             self._exception = error
             self._settle(FINISHED)
@@ -386,7 +384,7 @@ class Call:
         target, self._target = self._target, None
         if not self._begun and self._args is None:
             close_if_coroutine(target)
-        self._args = self._kwargs = None
+        self._task = self._args = self._kwargs = None
         self._context = _EMPTY
 
 

@@ -261,7 +261,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._exception = None
         if not self._change(state, patience):
             self._decided = state
-            self._service.later(functools.partial(self._settle_yet, state, patience - 1))
+            self._service.later(functools.partial(_settle_yet, self, state, patience - 1))
             return
         if self._sleepers or self._untold or self._callbacks:
             self._tell_and_leave()
@@ -270,10 +270,6 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._service.finished(self)
         if self._in_slot:
             self._leave_slot()
-
-    def _settle_yet(self, state: str, patience: int) -> None:
-        if not self.settled:  # the end of the loop has not done so meanwhile
-            self._settle(state, patience)
 
     def _change(self, state: str, patience: int) -> bool:
         """Change the state to *state*; False if another thread keeps it from changing."""
@@ -509,6 +505,11 @@ def withdraw(call: FutureCall[Any]) -> None:
     """On the loop: end a call whose caller has never learnt that it was accepted."""
     call.cancel_on_loop()
     call._service.ending.staff()
+
+
+def _settle_yet(call: FutureCall[Any], state: str, patience: int) -> None:
+    if not call.settled:  # the end of the loop has not done so meanwhile
+        call._settle(state, patience)
 
 
 def _finish_on_loop(call: FutureCall[Any]) -> None:
