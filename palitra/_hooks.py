@@ -358,9 +358,10 @@ def _leave_contexts() -> None:
     Such as a connection's own thread, which ends when the connection is closed.
     """
     services = _process.services.list()
-    for service in services:
-        service.ending.leave_contexts()
-    _wait(services, lambda service, seconds: service.ending.contexts_left.wait(seconds))
+    endings = {service: service.ending for service in services}  # those of this process
+    for ending in endings.values():
+        ending.leave_contexts()
+    _wait(services, lambda service, seconds: endings[service].contexts_left.wait(seconds))
 
 
 def _goes_on(thread: threading.Thread) -> bool:

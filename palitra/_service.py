@@ -286,8 +286,12 @@ class Service:
         Once the limit has passed, the exit of the process does not wait again: it cancels the rest.
         """
 
+        ending, watch = self.ending, self.watch  # a signal handler may fork, and then it is over
+
         def is_over(seconds: float) -> bool:
-            return self.wait_for_end(Deadline(seconds)) or self._waits_in_vain()
+            deadline = Deadline(seconds)
+            over = ending.wait(deadline) and (watch is None or watch.join(deadline))
+            return over or self._waits_in_vain()
 
         if not Deadline(timeout).wait(is_over):
             self.exit_timeout = 0.0

@@ -302,6 +302,58 @@ class TestFork:
                 say("child")
         """) == ["child", "0", "parent"]
 
+    @pytest.mark.parametrize("end", ["shutdown", "exit"])
+    def test_in_a_signal_handler_between_two_steps_of_a_wait_lets_both_go_on(
+        self, printed_by: Callable[..., list[str]], end: str
+    ) -> None:
+        assert sorted(
+            printed_by(f"""
+            from contextlib import asynccontextmanager
+            from palitra import _waiting
+
+            def wait_for(lock, timeout):
+                # A wait for the end goes on in steps. A signal comes after the first of them.
+                global pid
+                passed = wait(lock, timeout)
+                if not passed and pid is None and shutting:
+                    pid = os.fork()
+                    release.set()
+                return passed
+
+            async def call():
+                while not release.is_set():
+                    await asyncio.sleep(0.01)
+
+            @asynccontextmanager
+            async def context():
+                yield
+                await call()
+
+            def say_which():
+                if pid:
+                    say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                say("parent" if pid else "child")
+
+            pid = None
+            shutting = False
+            release = threading.Event()
+            wait, _waiting.wait_for = _waiting.wait_for, wait_for
+            executor = palitra.AsyncLoopExecutor()
+            if {end!r} == "shutdown":
+                executor.submit(str).result()
+                executor.submit(call)
+                shutting = True
+                executor.shutdown()
+                say_which()
+            else:
+                # A thread that the exit waits for ends when the context has been left.
+                executor.enter_context(context())
+                atexit.register(say_which)
+                threading.Thread(target=lambda: pid == 0 or release.wait()).start()
+                shutting = True
+        """)
+        ) == ["0", "child", "parent"]
+
 
 class TestTheParentsCalls:
     def test_fail_in_the_child_and_finish_in_the_parent(
