@@ -136,7 +136,7 @@ def test_a_first_call_that_fails_tells_those_who_wait_and_the_next_tries_again(
         calls = [threads.submit(cached) for _ in range(4)]
         held.started.wait()
         # Until all of them have been handed over.
-        while sum(1 for _ in executor._service.calls.waited) < 4:
+        while len(executor._service.calls.waited) < 4:
             executor.run(value_of(None))
         executor.run(value_of(None))
         held.open_all()
