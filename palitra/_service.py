@@ -285,7 +285,6 @@ class Service:
 
         Once the limit has passed, the exit of the process does not wait again: it cancels the rest.
         """
-
         ending, watch = self.ending, self.watch  # a signal handler may fork, and then it is over
 
         def is_over(seconds: float) -> bool:
