@@ -358,7 +358,7 @@ def _leave_contexts() -> None:
     Such as a connection's own thread, which ends when the connection is closed.
     """
     services = _process.services.list()
-    endings = {service: service.ending for service in services}  # those of this process
+    endings = {service: service.ending for service in services}  # a forked child has others
     for ending in endings.values():
         ending.leave_contexts()
     _wait(services, lambda service, seconds: endings[service].contexts_left.wait(seconds))

@@ -425,9 +425,8 @@ def _drop_unbegun(task: asyncio.Task[None] | None) -> None:
     the application run the loop again, the task ends with an error, and nobody is told.
     """
     coro = None if task is None else task.get_coro()
-    # Not so, if the coroutine has ended, or is one of a task factory.
     if task is None or not isinstance(coro, CoroutineType):
-        return
+        return  # the coroutine has ended, or it is one that a task factory has put around ours
     if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
         for argument in inspect.getcoroutinelocals(coro).values():
             close_if_coroutine(argument)
@@ -531,14 +530,20 @@ class BorrowedLoop:
             if loop.is_closed() or self._does_not_run(loop, not service.usable):
                 service.ending.break_with(_lost())
                 break
-        if not loop.is_running():
-            for task in (*service.ending.tasks, service.ending.clean_up, self._guard):
-                _drop_unbegun(task)
-            for task in service.ending.tasks:
-                say_nothing_of(task)  # its call fails with an error that says why
-            self._guard = None  # what never ends is pending as long as somebody holds it
-        service.ending.end_here()
+        try:
+            if not loop.is_running():
+                self._let_go_of_tasks(service.ending)
+        finally:
+            service.ending.end_here()
         self._watcher_ident = None  # another thread may get the same
+
+    def _let_go_of_tasks(self, ending: Ending) -> None:
+        """Once the loop has ended: nobody runs the tasks that are left, and nobody is to wonder."""
+        for task in (*ending.tasks, ending.clean_up, self._guard):
+            _drop_unbegun(task)
+        for task in ending.tasks:
+            say_nothing_of(task)  # its call fails with an error that says why
+        self._guard = None  # what never ends is pending as long as somebody holds it
 
     def _does_not_run(self, loop: asyncio.AbstractEventLoop, at_end: bool) -> bool:
         """Whether somebody wants the end, and *loop* has not run for a while.

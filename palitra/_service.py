@@ -285,7 +285,8 @@ class Service:
 
         Once the limit has passed, the exit of the process does not wait again: it cancels the rest.
         """
-        ending, watch = self.ending, self.watch  # a signal handler may fork, and then it is over
+        # A child that a signal handler forks meanwhile has others, and there these are over.
+        ending, watch = self.ending, self.watch
 
         def is_over(seconds: float) -> bool:
             deadline = Deadline(seconds)
