@@ -348,7 +348,7 @@ class Call:
             if self._exception is None and "_result" not in self.__dict__:
                 self._exception = error  # Ctrl-C came when `_open` was taken and nothing stored
             self._over = True
-            self._finish()
+            self._finish(at_once=leave)
         self._end(None)
 
     def left_behind(self) -> None:
@@ -371,8 +371,8 @@ class Call:
         """
         raise NotImplementedError
 
-    def _finish(self) -> None:
-        """Do the rest of `_settle` at once: the outcome is stored, and nobody has been told."""
+    def _finish(self, *, at_once: bool) -> None:
+        """Do the rest of `_settle`: the outcome is stored, and nobody has been told."""
         raise NotImplementedError
 
     def _leave(self) -> None:
@@ -496,7 +496,7 @@ class BlockingCall(Call, Generic[_T]):
         except RuntimeError:
             pass  # an exit that does not wait has settled it at the same time
 
-    def _finish(self) -> None:
+    def _finish(self, *, at_once: bool) -> None:
         BlockingCall._settle(self, FINISHED)
 
     def abandon(self, error: BaseException) -> None:

@@ -46,7 +46,9 @@ _NO_AWAITABLES = frozenset((type(None), bool, int, float, str, bytes, list, tupl
 _UNKNOWN = 5  # attempts at a future's lock if it is not known which thread holds it
 _BRIEFLY = 0.05  # seconds
 _HELD: Any = locked()  # for good
-_PATIENCE = 100  # attempts at a future's lock that another thread holds, each `Service.later`
+# Attempts at a future's lock that another thread holds, each `Service.later`. Where that thread can
+# be seen, more: to look at a million futures takes seconds.
+_PATIENCE = 400 if gil_is_enabled() else 100
 
 
 class _FutureCondition:
@@ -279,8 +281,10 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         except AttributeError:
             # None: it is just being made, or Ctrl-C came then, or when this was called before.
             lock = self._lock or _HELD
-            # Those who look at many futures do so for a moment; a worker thread may wait for that.
-            if lock.acquire(False) or (self._worker and lock.acquire(True, _BRIEFLY)):
+            # Those who look at many futures do so for a moment. A worker thread may wait for that,
+            # and whoever will not try again has to.
+            waits = self._worker or not patience
+            if lock.acquire(False) or (waits and lock.acquire(True, _BRIEFLY)):
                 held = lock
             elif patience and not _is_lost(self, patience):
                 self._worker = 0
@@ -319,19 +323,12 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             _tell_sleepers(self)
             _tell_watchers(self)
             _call_back(self, self._callbacks)
-        self.instead = _finish_on_loop
+        self.instead = _finish
         self._service.inbox.items.append(self)
         self._service.inbox.ring()
 
-    def _finish(self, patience: int = 0) -> None:
-        """Finish settling with the outcome that is decided. On the loop, or at its end."""
-        if self._over and self._target is not None:
-            self._release()
-        self._take_open()
-        if self._state not in _FINAL and not self._change(self._decided, patience):
-            self._service.later(functools.partial(self._finish, patience - 1))
-            return
-        self._tell_and_leave()
+    def _finish(self, *, at_once: bool) -> None:
+        _finish(self, 0 if at_once else _PATIENCE)
 
     # -- by anybody ---------------------------------------------------------------------------
 
@@ -370,7 +367,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._release()
             self._settle_here(CANCELLED_AND_NOTIFIED)
         except BaseException:  # Ctrl-C; nobody else can settle the call now, so the loop does
-            self.instead = _finish_on_loop
+            self.instead = _finish
             self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
@@ -400,7 +397,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
                 self._release()
             self._settle_here(FINISHED)
         except BaseException:  # as in `_cancel_unstarted`
-            self.instead = _finish_on_loop
+            self.instead = _finish
             self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
@@ -512,8 +509,15 @@ def _settle_yet(call: FutureCall[Any], state: str, patience: int) -> None:
         call._settle(state, patience)
 
 
-def _finish_on_loop(call: FutureCall[Any]) -> None:
-    call._finish(_PATIENCE)
+def _finish(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
+    """Finish settling with the outcome that is decided. On the loop, or at its end."""
+    if call._over and call._target is not None:
+        call._release()
+    call._take_open()
+    if call._state not in _FINAL and not call._change(call._decided, patience):
+        call._service.later(functools.partial(_finish, call, patience - 1))
+        return
+    call._tell_and_leave()
 
 
 def _tell_watchers(call: FutureCall[Any], patience: int = _PATIENCE) -> None:

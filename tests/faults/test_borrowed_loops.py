@@ -191,6 +191,55 @@ def test_a_watcher_that_cannot_be_told_at_once_learns_of_the_end_nevertheless(
     executor.shutdown()
 
 
+class SlowToWatch(Future):  # type: ignore[type-arg]
+    """A future, so that `wait` needs a while after it has looked at all states."""
+
+    pause: Callable[[], object] = staticmethod(lambda: None)
+
+    @property
+    def _waiters(self) -> list[Any]:
+        self.pause()
+        return self._watchers
+
+    @_waiters.setter
+    def _waiters(self, watchers: list[Any]) -> None:
+        self._watchers = watchers
+
+
+@pytest.mark.parametrize("borrowed", [False, True], ids=["own", "borrowed"])
+def test_a_future_does_not_change_at_the_end_while_somebody_looks_at_it(
+    application: Application, borrowed: bool
+) -> None:
+    if borrowed:
+        executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
+    else:
+        executor = palitra.AsyncLoopExecutor(loop_factory=type(application.loop))
+    futures = [hang(executor) for _ in range(20)]
+    looks = threading.Event()
+
+    def pause() -> None:
+        until = time.monotonic() + (0 if looks.is_set() else 0.2)
+        looks.set()
+        while time.monotonic() < until and not futures[0].done():
+            time.sleep(0.001)
+
+    others = [SlowToWatch() for _ in range(8)]
+    for other in others:
+        other.set_result(None)
+        other.pause = pause
+    left: list[Any] = []
+    thread = threading.Thread(target=lambda: left.append(wait([*futures, *others], SOON).not_done))
+    thread.start()
+    looks.wait()
+    if borrowed:
+        application.end()
+    else:
+        executor.shutdown(cancel_futures=True)
+    thread.join()
+    assert left == [set()]
+    executor.shutdown()
+
+
 def test_run_gather_and_wait_fail_when_asyncio_run_ends(application: Application) -> None:
     executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
     begun = threading.Semaphore(0)
