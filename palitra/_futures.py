@@ -46,8 +46,9 @@ _NO_AWAITABLES = frozenset((type(None), bool, int, float, str, bytes, list, tupl
 _UNKNOWN = 5  # attempts at a future's lock if it is not known which thread holds it
 _BRIEFLY = 0.05  # seconds
 _HELD: Any = locked()  # for good
-# Attempts at a future's lock that another thread holds, each `Service.later`. Where that thread can
-# be seen, more: to look at a million futures takes seconds.
+# Attempts, each `Service.later`: at a watcher's lock that another thread holds, and at a future's.
+# The latter are more where that thread can be seen: to look at a million futures takes seconds.
+_FOR_WATCHERS = 100
 _PATIENCE = 400 if gil_is_enabled() else 100
 
 
@@ -520,7 +521,7 @@ def _finish(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
     call._tell_and_leave()
 
 
-def _tell_watchers(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
+def _tell_watchers(call: FutureCall[Any], patience: int = _FOR_WATCHERS) -> None:
     while call._untold:
         watcher = call._untold[0]
         if patience and not _can_be_told(watcher):
