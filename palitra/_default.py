@@ -19,21 +19,35 @@ _T = TypeVar("_T")
 _ExitT = TypeVar("_ExitT", bound=bool | None)
 
 
+class _Made:
+    """An executor that was made as the default, and the one that was made after its end."""
+
+    def __init__(self) -> None:
+        self.executor = AsyncLoopExecutor(thread_name_prefix="palitra")
+        self.after: dict[str, _Made] = {}  # under one key
+
+
 class _Place:
-    """Holds a default executor, if there is one, under one key of a dict."""
+    """Holds the executor that somebody has set, or the latest that was made."""
 
     def __init__(self, executor: AsyncLoopExecutor | None = None) -> None:
-        self.current: dict[str, AsyncLoopExecutor] = {}
         self.was_set = executor  # by `set_executor`; such an executor is never replaced
-        if executor is not None:
-            self.current["executor"] = executor
+        self.made: dict[str, _Made] = {}  # under one key
+
+    @property
+    def current(self) -> AsyncLoopExecutor | None:
+        made = self.made.get("latest")
+        return self.was_set if made is None else made.executor
 
 
 class _Default:
     """One executor for everybody: made on first use, and again after its end; or one that was set.
 
-    A thread that finds no executor, or one that has ended, makes a new one and puts it into the
-    place. If two threads do so at once, `dict.setdefault` decides, and both use the same executor.
+    A thread that finds no executor, or one that has ended, makes a new one. If several threads do
+    so at once, `dict.setdefault` decides which one comes after that which has ended, and all use
+    the same. A slow thread may note an older one as the latest again: that has ended, and leads to
+    the one that came after it.
+
     Whoever sets an executor appends a new place to `_places`, and takes the first place away: so
     each executor that was there is returned once. No lock is held, so Ctrl-C can leave none held,
     and a forked child finds none.
@@ -45,26 +59,24 @@ class _Default:
     @property
     def current(self) -> AsyncLoopExecutor | None:
         """The present executor; None where there is none."""
-        return self._places[-1].current.get("executor")
+        return self._places[-1].current
 
     def get(self) -> AsyncLoopExecutor:
         place = self._places[-1]
-        executor = place.current.get("executor")
-        if executor is None or not executor._service.usable:
-            return self._renewed(place, executor)
-        return executor
-
-    def _renewed(self, place: _Place, ended: AsyncLoopExecutor | None) -> AsyncLoopExecutor:
-        if ended is not None:
-            if ended is place.was_set:
-                return ended  # whose methods raise, and say why they take no call
-            _take_out(place.current, ended)
-        return place.current.setdefault("executor", AsyncLoopExecutor(thread_name_prefix="palitra"))
+        if place.was_set is not None:
+            return place.was_set  # if it has ended, its methods raise, and say why
+        made = place.made.get("latest")
+        if made is None:
+            made = place.made.setdefault("latest", _Made())
+        while not made.executor._service.usable:
+            made = made.after.setdefault("next", _Made())
+            place.made["latest"] = made
+        return made.executor
 
     def set(self, executor: AsyncLoopExecutor | None) -> AsyncLoopExecutor | None:
         self._places.append(_Place(executor))
         place = self._places.popleft()
-        before = place.current.get("executor")
+        before = place.current
         # An executor that has ended is of no use to the caller, unless somebody had set it.
         usable = before is not None and (before is place.was_set or before._service.usable)
         return before if usable else None
@@ -73,13 +85,6 @@ class _Default:
         executor = self.current
         if executor is not None:
             executor.shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
-
-
-def _take_out(current: dict[str, AsyncLoopExecutor], ended: AsyncLoopExecutor) -> None:
-    """Remove *ended*, and nothing else that another thread may have put in its place."""
-    taken = current.pop("executor", ended)
-    if taken is not ended:
-        current.setdefault("executor", taken)
 
 
 _default = _Default()

@@ -12,6 +12,7 @@ import selectors
 import sys
 import threading
 from concurrent.futures import wait
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -274,14 +275,15 @@ def test_a_finished_call_leaves_nothing_allocated(executor: AsyncLoopExecutor, k
         "plain": lambda: wait([executor.submit(int) for _ in range(CALLS)]),
     }
     work = calls[kind]
-    work()  # what is made once, such as worker threads
-    executor.run(all_started())
-    gc.collect()
-    before = sys.getallocatedblocks()
-    work()
-    executor.run(all_started())
-    gc.collect()
-    assert sys.getallocatedblocks() - before < CALLS / 10
+    blocks: list[int] = []
+    for _ in range(4):  # the first time, some things are made once, such as worker threads
+        work()
+        executor.run(all_started())
+        gc.collect()
+        blocks.append(sys.getallocatedblocks())
+    # What each call leaves comes each time. Without the global interpreter lock, what one thread
+    # has allocated and another one has freed counts until the first one allocates again.
+    assert min(after - before for before, after in pairwise(blocks)) < CALLS / 10
 
 
 @pytest.fixture
