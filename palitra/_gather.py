@@ -9,6 +9,7 @@ import inspect
 import sys
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from contextlib import suppress
 from itertools import islice
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
@@ -221,7 +222,8 @@ class Gathering:
         waiter = self._waiter
         over = not self.tasks or self._error is not None
         if over and waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            with suppress(RuntimeError):  # the loop is closed, and what was left of it is dropped
+                waiter.set_result(None)
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

@@ -546,6 +546,34 @@ def test_the_children_that_a_loop_never_finished_leave_no_warning(
     assert [type(error) for error in outcome] == [BrokenExecutor]
 
 
+def test_children_that_are_dropped_with_a_closed_loop_say_nothing(
+    graveyard: None, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    loop = new_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # the children are not finished
+    executor = palitra.AsyncLoopExecutor.from_loop(loop)
+    children: list[asyncio.Task[Any]] = []
+
+    async def hang() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        children.append(task)
+        await asyncio.Event().wait()
+
+    thread = threading.Thread(target=lambda: in_threads(1, lambda: executor.gather(hang(), hang())))
+    thread.start()
+    while len(children) < 2:
+        turn(loop)
+    turn(loop)  # the call waits for both now
+    loop.close()
+    executor.shutdown()
+    thread.join(SOON)
+    for child in children:
+        coro = child.get_coro()
+        assert coro is not None
+        coro.close()  # as the collector does it, which may come to the children first
+
+
 def turn(loop: asyncio.AbstractEventLoop) -> None:
     """Have *loop* do what it is ready to do, and no more."""
     loop.call_soon(loop.stop)
