@@ -282,10 +282,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         except AttributeError:
             # None: it is just being made, or Ctrl-C came then, or when this was called before.
             lock = self._lock or _HELD
-            # Those who look at many futures do so for a moment. A worker thread may wait for that,
-            # and whoever will not try again has to.
-            waits = self._worker or not patience
-            if lock.acquire(False) or (waits and lock.acquire(True, _BRIEFLY)):
+            # Those who look at many futures do so for a moment; a worker thread may wait for that.
+            if lock.acquire(False) or (self._worker and lock.acquire(True, _BRIEFLY)):
                 held = lock
             elif patience and not _is_lost(self, patience):
                 self._worker = 0
