@@ -289,9 +289,7 @@ class Service:
         ending, watch = self.ending, self.watch
 
         def is_over(seconds: float) -> bool:
-            deadline = Deadline(seconds)
-            over = ending.wait(deadline) and (watch is None or watch.join(deadline))
-            return over or self._waits_in_vain()
+            return _wait(ending, watch, Deadline(seconds)) or self._waits_in_vain()
 
         if not Deadline(timeout).wait(is_over):
             self.exit_timeout = 0.0
@@ -308,7 +306,7 @@ class Service:
 
     def wait_for_end(self, deadline: Deadline) -> bool:
         """Wait for the end of the loop and of all threads; False at the limit."""
-        return self.ending.wait(deadline) and (self.watch is None or self.watch.join(deadline))
+        return _wait(self.ending, self.watch, deadline)
 
     def is_own_thread(self) -> bool:
         """Whether the caller is on the loop's thread or one of the worker threads."""
@@ -354,3 +352,7 @@ class Service:
                 )
             )
             self._orphans.pop()
+
+
+def _wait(ending: Ending, watch: Watch | None, deadline: Deadline) -> bool:
+    return ending.wait(deadline) and (watch is None or watch.join(deadline))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lifetimes import FREE_THREADED
 from palitra import AsyncLoopExecutor, _waiting
 from palitra._waiting import Looks, locked
 
@@ -283,7 +284,8 @@ def test_a_finished_call_leaves_nothing_allocated(executor: AsyncLoopExecutor, k
         blocks.append(sys.getallocatedblocks())
     # What each call leaves comes each time. Without the global interpreter lock, what one thread
     # has allocated and another one has freed counts until the first one allocates again.
-    assert min(after - before for before, after in pairwise(blocks)) < CALLS / 10
+    worst = min if FREE_THREADED else max
+    assert worst(after - before for before, after in pairwise(blocks)) < CALLS / 10
 
 
 @pytest.fixture

@@ -162,14 +162,21 @@ def test_calls_in_flight_fail_when_asyncio_run_ends(application: Application) ->
     executor.shutdown()
 
 
+def executor_and_end(
+    application: Application, borrowed: bool
+) -> tuple[palitra.AsyncLoopExecutor, Callable[[], None]]:
+    """An executor over a loop of its own or the application's, and what ends that loop."""
+    if borrowed:
+        return palitra.AsyncLoopExecutor.from_loop(application.loop), application.end
+    own = palitra.AsyncLoopExecutor(loop_factory=type(application.loop))
+    return own, lambda: own.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("borrowed", [False, True], ids=["own", "borrowed"])
 def test_a_watcher_that_cannot_be_told_at_once_learns_of_the_end_nevertheless(
     application: Application, borrowed: bool
 ) -> None:
-    if borrowed:
-        executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
-    else:
-        executor = palitra.AsyncLoopExecutor(loop_factory=type(application.loop))
+    executor, end = executor_and_end(application, borrowed)
     futures = [hang(executor) for _ in range(20)]
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.extend(as_completed(futures, SOON)))
@@ -178,10 +185,7 @@ def test_a_watcher_that_cannot_be_told_at_once_learns_of_the_end_nevertheless(
         time.sleep(0.001)
     [watcher] = futures[-1]._waiters
     with watcher.lock:  # as whoever calls `as_completed` holds it for a moment
-        if borrowed:
-            ending = threading.Thread(target=application.end)
-        else:
-            ending = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True})
+        ending = threading.Thread(target=end)
         ending.start()
         while not any(future.done() for future in futures):
             time.sleep(0.001)
@@ -210,10 +214,7 @@ class SlowToWatch(Future):  # type: ignore[type-arg]
 def test_a_future_does_not_change_at_the_end_while_somebody_looks_at_it(
     application: Application, borrowed: bool
 ) -> None:
-    if borrowed:
-        executor = palitra.AsyncLoopExecutor.from_loop(application.loop)
-    else:
-        executor = palitra.AsyncLoopExecutor(loop_factory=type(application.loop))
+    executor, end = executor_and_end(application, borrowed)
     futures = [hang(executor) for _ in range(20)]
     looks = threading.Event()
 
@@ -231,10 +232,7 @@ def test_a_future_does_not_change_at_the_end_while_somebody_looks_at_it(
     thread = threading.Thread(target=lambda: left.append(wait([*futures, *others], SOON).not_done))
     thread.start()
     looks.wait()
-    if borrowed:
-        application.end()
-    else:
-        executor.shutdown(cancel_futures=True)
+    end()
     thread.join()
     assert left == [set()]
     executor.shutdown()
@@ -1146,7 +1144,7 @@ def test_a_shutdown_says_where_a_blocked_loop_stands(application: Application) -
     assert future.result(0) is None
 
 
-def test_many_first_calls_answer_have_one_watching_thread(application: Application) -> None:
+def test_many_first_calls_at_once_have_one_watching_thread(application: Application) -> None:
     executor = palitra.AsyncLoopExecutor.from_loop(application.loop, thread_name_prefix="first")
     assert in_threads(8, lambda: executor.run(answer())) == [None] * 8
     names = [thread.name for thread in threading.enumerate()]
