@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = 40.0  # seconds; below the limit of a test, so that a child that hangs says where
 
+# Once the main thread has ended, the interpreter itself neither starts a thread nor forks.
+NO_THREADS_OR_FORKS_IN_EXIT = (3, 12) <= sys.version_info < (3, 12, 3)
+
 
 class Hung(AssertionError):
     """A child did not end in time; the message holds where each of its threads stood."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interpreters import NO_THREADS_OR_FORKS_IN_EXIT
 from lifetimes import FREE_THREADED
 
 if TYPE_CHECKING:
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 
     from interpreters import Child, Python
 
-# The interpreter itself starts no thread once the main thread has ended.
-NO_THREADS_IN_EXIT = (3, 12) <= sys.version_info < (3, 12, 3)
+# The interpreter itself starts no thread while it runs the handlers of atexit.
 NO_THREADS_IN_ATEXIT = sys.version_info[:2] == (3, 12)
 
 EXECUTORS = {
@@ -49,7 +49,7 @@ def test_only_3_12_starts_no_thread_during_exit(python: Python) -> None:
 
     refusal = "can't create new thread at interpreter shutdown"
     assert ended.stdout.splitlines() == [
-        refusal if NO_THREADS_IN_EXIT else "exit",
+        refusal if NO_THREADS_OR_FORKS_IN_EXIT else "exit",
         refusal if NO_THREADS_IN_ATEXIT else "atexit",
     ]
 
@@ -367,7 +367,7 @@ class TestOtherThreads:
                         say(error)
 
             threading.Thread(target=outlive).start()
-        """) == ([refusal] * 2 if NO_THREADS_IN_EXIT else ["8"] * 2)
+        """) == ([refusal] * 2 if NO_THREADS_OR_FORKS_IN_EXIT else ["8"] * 2)
 
     def test_contexts_that_such_a_thread_enters_are_left(
         self, printed_by: Callable[..., list[str]]

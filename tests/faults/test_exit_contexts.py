@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interpreters import NO_THREADS_OR_FORKS_IN_EXIT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interpreters import Python
-
-# The interpreter itself starts no thread once the main thread has ended.
-NO_THREADS_IN_EXIT = (3, 12) <= sys.version_info < (3, 12, 3)
 
 CONNECTION = """
 import contextlib, queue
@@ -634,7 +633,9 @@ class TestLateCalls:
             threading.Thread(target=lambda: (closed.wait(), say("told"))).start()
         """) == ["told"]
 
-    @pytest.mark.skipif(NO_THREADS_IN_EXIT, reason="the interpreter refuses to start the thread")
+    @pytest.mark.skipif(
+        NO_THREADS_OR_FORKS_IN_EXIT, reason="the interpreter refuses to start the thread"
+    )
     def test_a_thread_that_a_used_thread_starts_ends_before_contexts_are_left(
         self, printed_by: Callable[..., list[str]]
     ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interpreters import NO_THREADS_OR_FORKS_IN_EXIT
 from lifetimes import FREE_THREADED
 
 if TYPE_CHECKING:
@@ -302,7 +303,18 @@ class TestFork:
                 say("child")
         """) == ["child", "0", "parent"]
 
-    @pytest.mark.parametrize("end", ["shutdown", "exit"])
+    @pytest.mark.parametrize(
+        "end",
+        [
+            "shutdown",
+            pytest.param(
+                "exit",
+                marks=pytest.mark.skipif(
+                    NO_THREADS_OR_FORKS_IN_EXIT, reason="the interpreter refuses to fork"
+                ),
+            ),
+        ],
+    )
     def test_in_a_signal_handler_between_two_steps_of_a_wait_lets_both_go_on(
         self, printed_by: Callable[..., list[str]], end: str
     ) -> None:

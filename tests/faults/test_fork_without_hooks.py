@@ -35,8 +35,11 @@ def come_to_rest():
         own = str(threading.get_native_id())
         for task in os.listdir("/proc/self/task"):
             if task != own:
-                stat = open(f"/proc/self/task/{task}/stat").read()
-                times = open(f"/proc/self/task/{task}/schedstat").read()
+                try:
+                    stat = open(f"/proc/self/task/{task}/stat").read()
+                    times = open(f"/proc/self/task/{task}/schedstat").read()
+                except (FileNotFoundError, ProcessLookupError):
+                    continue  # that thread has ended, such as one that started another thread
                 yield stat.rpartition(")")[2].split()[0], times
 
     before = None
