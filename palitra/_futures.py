@@ -16,9 +16,6 @@ from _thread import LockType, get_ident
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import InvalidStateError
-from contextlib import suppress
-from threading import RLock
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import _hooks
@@ -31,9 +28,17 @@ from ._calls import (
     RUNNING,
     Call,
 )
-from ._stacks import gil_is_enabled
 from ._waiting import locked, release
-from ._words import current_frames, user_traceback
+from ._watchers import (
+    FOR_WATCHERS,
+    HELD,
+    PATIENCE,
+    FutureCondition,
+    ListOnDemand,
+    can_be_told,
+    is_lost,
+)
+from ._words import user_traceback
 
 if TYPE_CHECKING:
     from ._service import Service
@@ -41,77 +46,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("concurrent.futures")
-_STANDARD = concurrent.futures.wait.__code__.co_filename  # where locks of many futures are held
 _NO_AWAITABLES = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, set))
-_UNKNOWN = 5  # attempts at a future's lock if it is not known which thread holds it
 _BRIEFLY = 0.05  # seconds
-_HELD: Any = locked()  # for good
-# Attempts, each `Service.later`: at a watcher's lock that another thread holds, and at a future's.
-# The latter are more where that thread can be seen: to look at a million futures takes seconds.
-_FOR_WATCHERS = 100
-_PATIENCE = 400 if gil_is_enabled() else 100
-
-
-class _FutureCondition:
-    """What the standard library needs of a future's condition; made when it is first read.
-
-    To enter it takes no lock, since the methods of FutureCall agree with the loop in other ways.
-    Only `acquire` and `release` use a real lock: with them, `concurrent.futures.wait` and
-    `as_completed` keep futures from changing while they look at many. `acquire` does not wait for
-    ever: Ctrl-C may have kept another thread from releasing the lock.
-    """
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: FutureCall[Any]) -> None:
-        self._call = call
-
-    def __enter__(self) -> bool:
-        return True
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Keep the future from changing; return at once if it does not change any more."""
-        call = self._call
-        if not blocking or timeout >= 0:
-            acquired: bool = call.settled or _lock_of(call).acquire(blocking, timeout)
-            if acquired:
-                call._holder = get_ident()
-            return acquired
-        for patience in range(_PATIENCE, 0, -1):
-            if call.settled or _lock_of(call).acquire(True, 0.01) or _is_lost(call, patience):
-                break
-        call._holder = get_ident()
-        return True
-
-    def release(self) -> None:
-        """Let the future change."""
-        self._call._holder = 0
-        with suppress(RuntimeError, AttributeError):  # another thread's, or none, see `acquire`
-            self._call._lock.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the call is settled."""
-        return self._call.wait_until_settled(timeout)
-
-    def notify_all(self) -> None:
-        """Nobody waits here."""
-
-
-class _ListOnDemand:
-    """The future's list of watchers, which is made when somebody first reads it.
-
-    Only `concurrent.futures.wait` and `as_completed` read it, and hold the future's lock then.
-    """
-
-    def __get__(self, future: FutureCall[Any] | None, owner: type[FutureCall[Any]]) -> Any:
-        if future is None:
-            return self
-        watchers = future.__dict__.setdefault("_waiters", [])
-        future.watched = True
-        return watchers
 
 
 class FutureCall(Call, concurrent.futures.Future[_T]):
@@ -136,7 +72,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     _result: Any = None
     watched = False
-    _waiters = _ListOnDemand()
+    _waiters = ListOnDemand()
     _sleepers: tuple[LockType, ...] | list[LockType] = ()
     _callbacks: tuple[Any, ...] | list[dict[str, Callable[[Any], object]]] = ()
     _lock: Any = None  # an RLock, once somebody watches
@@ -170,7 +106,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     @property
     def _condition(self) -> Any:  # type: ignore[override]  # nobody sets it
-        return _FutureCondition(self)
+        return FutureCondition(self)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -257,7 +193,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _settle(self, state: str, patience: int = _PATIENCE) -> None:
+    def _settle(self, state: str, patience: int = PATIENCE) -> None:
         # This runs in a thread that Ctrl-C cannot interrupt.
         self._over = True
         if state != FINISHED:
@@ -281,11 +217,11 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             del self._lockless
         except AttributeError:
             # None: it is just being made, or Ctrl-C came then, or when this was called before.
-            lock = self._lock or _HELD
+            lock = self._lock or HELD
             # Those who look at many futures do so for a moment; a worker thread may wait for that.
             if lock.acquire(False) or (self._worker and lock.acquire(True, _BRIEFLY)):
                 held = lock
-            elif patience and not _is_lost(self, patience):
+            elif patience and not is_lost(self, patience):
                 self._worker = 0
                 return False
         if self.watched:
@@ -327,7 +263,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._service.inbox.ring()
 
     def _finish(self, *, at_once: bool) -> None:
-        _finish(self, 0 if at_once else _PATIENCE)
+        _finish(self, 0 if at_once else PATIENCE)
 
     # -- by anybody ---------------------------------------------------------------------------
 
@@ -508,7 +444,7 @@ def _settle_yet(call: FutureCall[Any], state: str, patience: int) -> None:
         call._settle(state, patience)
 
 
-def _finish(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
+def _finish(call: FutureCall[Any], patience: int = PATIENCE) -> None:
     """Finish settling with the outcome that is decided. On the loop, or at its end."""
     if call._over and call._target is not None:
         call._release()
@@ -519,10 +455,10 @@ def _finish(call: FutureCall[Any], patience: int = _PATIENCE) -> None:
     call._tell_and_leave()
 
 
-def _tell_watchers(call: FutureCall[Any], patience: int = _FOR_WATCHERS) -> None:
+def _tell_watchers(call: FutureCall[Any], patience: int = FOR_WATCHERS) -> None:
     while call._untold:
         watcher = call._untold[0]
-        if patience and not _can_be_told(watcher):
+        if patience and not can_be_told(watcher):
             call._service.later(functools.partial(_tell_watchers, call, patience - 1))
             return
         # Search the watcher's list only after an interruption: it is long if many are watched.
@@ -543,58 +479,9 @@ def _tell_watchers(call: FutureCall[Any], patience: int = _FOR_WATCHERS) -> None
         call._being_told = None  # the watcher has a list of futures
 
 
-def _can_be_told(watcher: Any) -> bool:
-    """Whether *watcher* can be told without waiting for a lock of the standard library's.
-
-    The thread that watches may have been interrupted while it held such a lock: by Ctrl-C, after
-    which it never releases the lock, or by a signal handler, which may itself wait for the loop.
-    """
-    for lock in (
-        getattr(watcher, "lock", None),
-        getattr(getattr(watcher, "event", None), "_cond", None),
-    ):
-        if lock is not None:
-            if not lock.acquire(False):
-                return False
-            lock.release()
-    return True
-
-
 def _tell_sleepers(call: FutureCall[Any]) -> None:
     for lock in tuple(call._sleepers):
         release(lock)
-
-
-def _lock_of(call: FutureCall[Any]) -> Any:
-    """The lock that keeps the state of *call* from changing, made if need be.
-
-    One that nobody can have, where the state is just being changed, or the lock just made.
-    """
-    if call._lock is None:
-        try:
-            del call._lockless
-        except AttributeError:
-            return call.__dict__.get("_lock", _HELD)
-        call._lock = RLock()
-    return call._lock
-
-
-def _is_lost(call: FutureCall[Any], patience: int) -> bool:
-    """Whether the lock of *call* is held by a thread that was kept from releasing it."""
-    holder = call._holder
-    if not gil_is_enabled():  # then the frames of another thread cannot be looked at
-        return False
-    if not holder:  # the thread has just acquired the lock, or was interrupted just after that
-        return patience < _PATIENCE - _UNKNOWN
-    frames = current_frames()
-    if not frames:
-        return False
-    frame: FrameType | None = frames.get(holder)
-    while frame is not None:
-        if frame.f_code.co_filename == _STANDARD:
-            return False
-        frame = frame.f_back
-    return True
 
 
 def _call_back(call: FutureCall[Any], permissions: Any) -> None:

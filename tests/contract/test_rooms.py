@@ -37,6 +37,7 @@ ORDER = [
     "palitra._ending",
     "palitra._hosts",
     "palitra._futures",
+    "palitra._watchers",
     "palitra._calls",
     "palitra._stacks",
     "palitra._slots",
