@@ -208,11 +208,11 @@ class Call:
             del self._claim
         except AttributeError:
             return
+        self._state = RUNNING
         self._start_task()
         del self  # see `_drive`
 
     def _start_task(self) -> None:
-        self._state = RUNNING
         drive = self._drive()
         try:
             task = self._service.create_task(drive, self._context, self._target)

@@ -22,7 +22,7 @@ from . import _report
 from ._bridges import _contexts, _functions, _iterators
 from ._calls import DeadlockError, RunCall, clock
 from ._ending import State
-from ._futures import FutureCall, withdraw
+from ._futures import FutureCall
 from ._gather import Gathering
 from ._hosts import BorrowedLoop, Host, OwnLoop
 from ._records import CallInfo
@@ -1034,7 +1034,7 @@ def _submit(
     except BaseException:
         # Withdraw a call that was refused or interrupted. If Ctrl-C comes once more, the loop does
         # so: nothing can interrupt the next two lines, which tell the loop.
-        call.instead = withdraw
+        call.withdrawn = True
         service.inbox.items.append(call)
         call.cancel()
         service.inbox.ring()

@@ -25,9 +25,11 @@ from ._calls import (
     _REAL_CLOCK,
     CANCELLED_AND_NOTIFIED,
     FINISHED,
+    PENDING,
     RUNNING,
     Call,
 )
+from ._stacks import gil_is_enabled
 from ._waiting import locked, release
 from ._watchers import (
     FOR_WATCHERS,
@@ -48,6 +50,7 @@ _T = TypeVar("_T")
 LOGGER = logging.getLogger("concurrent.futures")
 _NO_AWAITABLES = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, set))
 _BRIEFLY = 0.05  # seconds
+_HAS_GIL = gil_is_enabled()
 
 
 class FutureCall(Call, concurrent.futures.Future[_T]):
@@ -84,8 +87,12 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     # A call that is settled from outside leaves the register when its body is over, and everybody
     # has been told. Whoever writes one of `_over` and `_told` then looks at the other.
     _told = False
-    # What `start` does instead of starting, if the hand-over or the settling was interrupted.
-    instead: Callable[[FutureCall[Any]], object] | None = None
+    # What a thread has left to the loop, which `start` then does instead of starting: `undone`, to
+    # finish settling; and `withdrawn`, to cancel what the caller has never learnt of. Two threads
+    # may come to leave one each, so these are two. Each has its item in the inbox.
+    undone = False
+    withdrawn = False
+    _returned = False  # whether `_target` is what a worker thread's callable has returned
     _in_slot = False  # whether it counts among the calls in flight
 
     def __init__(
@@ -258,7 +265,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             _tell_sleepers(self)
             _tell_watchers(self)
             _call_back(self, self._callbacks)
-        self.instead = _finish
+        self.undone = True
         self._service.inbox.items.append(self)
         self._service.inbox.ring()
 
@@ -302,8 +309,9 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._release()
             self._settle_here(CANCELLED_AND_NOTIFIED)
         except BaseException:  # Ctrl-C; nobody else can settle the call now, so the loop does
-            self.instead = _finish
-            self._service.inbox.items.append(self)
+            if not self.undone:  # or the loop knows
+                self.undone = True
+                self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
         return True
@@ -332,8 +340,9 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
                 self._release()
             self._settle_here(FINISHED)
         except BaseException:  # as in `_cancel_unstarted`
-            self.instead = _finish
-            self._service.inbox.items.append(self)
+            if not self.undone:
+                self.undone = True
+                self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
 
@@ -357,15 +366,14 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def start(self) -> None:
         """On the loop: begin, as soon as the limit of calls in flight allows."""
-        if self.instead is not None:
-            instead, self.instead = self.instead, None
-            instead(self)
+        if self.undone or self.withdrawn:
+            _go_on(self)
             return
         slots = self._service.slots
         try:
             if slots is None:
                 # As in `_start_in_slot`, for the many that no slot holds up.
-                if (self._state == RUNNING and self._target is not None) or self._take_claim():
+                if _may_start(self):
                     self._start_task()
             elif self.kind == "service" or slots.enter(self._start_in_slot):
                 self._start_in_slot()
@@ -375,7 +383,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     def _start_in_slot(self) -> None:
         if self._service.slots is not None and self.kind != "service":
             self._in_slot = True
-        if (self._state == RUNNING and self._target is not None) or self._take_claim():
+        if _may_start(self):
             self._start_task()
         else:
             self._leave_slot()  # cancelled before it began
@@ -399,7 +407,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         if not self._take_claim():
             self._worker = 0
             return
-        self._state = RUNNING
+        _begin_running(self)
         state = None
         try:
             result = self._context.run(self._target, *(self._args or ()), **(self._kwargs or {}))
@@ -413,6 +421,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             if awaitable:
                 self._target, self._args, self._kwargs = result, None, None
                 del result
+                self._returned = True
                 self._worker = 0
                 self._service.inbox.post(self.start)
                 # Write first, look second: the service may be ending just now.
@@ -433,10 +442,35 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             del self  # see `_drive`
 
 
-def withdraw(call: FutureCall[Any]) -> None:
-    """On the loop: end a call whose caller has never learnt that it was accepted."""
-    call.cancel_on_loop()
-    call._service.ending.staff()
+def _go_on(call: FutureCall[Any]) -> None:
+    """On the loop: do what another thread has left to the loop."""
+    if call.undone:
+        call.undone = False
+        _finish(call)
+    else:
+        call.cancel_on_loop()
+        call._service.ending.staff()
+
+
+def _may_start(call: FutureCall[Any]) -> bool:
+    """On the loop: whether to start the call now, or what its callable has returned."""
+    try:
+        del call._claim
+    except AttributeError:
+        if not call._returned or call._target is None:
+            return False
+        call._returned = False
+        return True
+    _begin_running(call)
+    return True
+
+
+def _begin_running(call: FutureCall[Any]) -> None:
+    """Note that the call runs, unless somebody settles it just now: that is final."""
+    if _HAS_GIL:  # then nothing comes between the look and the write
+        call._state = RUNNING if call._state == PENDING else call._state
+    else:
+        call.__dict__.setdefault("_state", RUNNING)  # PENDING is the class's
 
 
 def _settle_yet(call: FutureCall[Any], state: str, patience: int) -> None:

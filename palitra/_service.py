@@ -10,15 +10,16 @@ The five invariants of palitra, and where they are kept
        of ours to take, but for the waiter's own in `_waiting`, which nobody else waits for.
     3. Two threads agree by writing first and looking second, or by taking a permission (`_waiting`
        says how). The pairs: acceptance and end (below), `put` and `_drain` (`_inbox`), sleepers and
-       callbacks and the state of a call (`_calls`). The permissions: to start a call and to settle
-       it (`_calls`), to ring (`_inbox`), to start a worker thread and to count on one (`_workers`),
-       and what `setdefault` gives to the first who comes: which end it is (`Ending.requested`), and
+       callbacks and the state of a call (`_calls`), what is postponed and the end (`later`). The
+       permissions: to start a call and to settle it (`_calls`), to ring (`_inbox`), to start a
+       worker thread and to count on one (`_workers`), to run what was postponed (`Postponed`), and
+       what `setdefault` gives to the first who comes: which end it is (`Ending.requested`), and
        which thread runs or watches the loop (`_hosts`).
-    4. What an interruption leaves half done is finished on the loop: `withdraw` and
-       `FutureCall.instead` (`_futures`), and `Ending.staff`, for a job without a thread. Where no
-       loop can do so, there are two more ways: the end of a borrowed loop is finished by its
-       watcher, a thread that Ctrl-C does not reach (`BorrowedLoop`); and whoever ends a service
-       that never started does all of it, although somebody else may have begun (`Ending._begin`).
+    4. What an interruption leaves half done is finished on the loop: `FutureCall.undone` and
+       `withdrawn` (`_futures`), and `Ending.staff`, for a job without a thread. Where no loop can
+       do so, there are two more ways: the end of a borrowed loop is finished by its watcher, a
+       thread that Ctrl-C does not reach (`BorrowedLoop`); and whoever ends a service that never
+       started does all of it, although somebody else may have begun (`Ending._begin`).
     5. The outcome is there before the state says so, the state before anybody is told, and each is
        told once (`Call._keep_error`, `FutureCall._change`, `_tell_and_leave`).
 

@@ -560,6 +560,49 @@ def test_a_handler_may_cancel_while_a_callback_is_added(
     assert int(places) > 0
 
 
+@pytest.mark.parametrize("work", ["submit", "submit a coroutine", "submit a callable"])
+def test_ctrl_c_after_a_handler_has_cancelled_the_call_leaves_no_call_behind(
+    printed_by: Callable[..., list[str]], work: str
+) -> None:
+    """Both leave something to the loop, which comes to look at neither before it has both."""
+    lines = printed_by(
+        INTERRUPT,
+        CTRL_C,
+        f"""
+        async def hold():
+            held.set()
+            free.wait()
+
+        def prepare():
+            global executor, held, free, futures
+            executor = palitra.AsyncLoopExecutor()
+            held, free = threading.Event(), threading.Event()
+            futures = [executor.submit(hold)]
+            held.wait()
+
+        def cancel_and_interrupt():
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise KeyboardInterrupt
+
+        def work():
+            {INTERRUPTED[work]}
+
+        def check(place):
+            free.set()
+            try:
+                executor.shutdown(timeout=PATIENCE)
+            except TimeoutError as error:
+                say(place, error)
+                os._exit(0)
+
+        places = interrupt_each(work, cancel_and_interrupt, 1, prepare, check)
+        say(places > 0)
+        """,
+    )
+
+    assert lines == ["True"]
+
+
 def test_ctrl_c_while_an_unstarted_call_is_cancelled_leaves_nobody_waiting(
     printed_by: Callable[..., list[str]],
 ) -> None:

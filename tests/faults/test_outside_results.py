@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lifetimes import FREE_THREADED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,6 +37,12 @@ def plain():
     entered.set()
     gate.wait()
     return "own"
+
+
+def returns_awaitable():
+    entered.set()
+    gate.wait()
+    return coroutine()
 
 
 async def fails():
@@ -92,7 +100,7 @@ OUTCOMES = {
 }
 ENDS = {"shutdown": "executor.shutdown()", "exit": ""}
 each_action = pytest.mark.parametrize("action", OUTCOMES)
-each_kind = pytest.mark.parametrize("kind", ["coroutine", "plain"])
+each_kind = pytest.mark.parametrize("kind", ["coroutine", "plain", "returns_awaitable"])
 each_end = pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 
 
@@ -153,20 +161,23 @@ def test_before_the_call_starts(
 @each_action
 @each_kind
 def test_by_the_call_itself(printed_by: Callable[..., list[str]], kind: str, action: str) -> None:
-    prefix, pause = {"coroutine": ("async ", "await asyncio.sleep(0)"), "plain": ("", "pass")}[kind]
+    prefix, result = {
+        "coroutine": ("async ", "await double('own')"),
+        "plain": ("", "2 * 'own'"),
+        "returns_awaitable": ("", "double('own')"),
+    }[kind]
+    outcome = OUTCOMES[action].replace("own", "ownown")
     assert printed_by(
         PROGRAM,
         f"""
         import queue
 
-        name = "{action}"
         futures = queue.SimpleQueue()
         {prefix}def call():
-            act(name, futures.get())
-            {pause}
-            return "own"
+            act("{action}", futures.get())
+            return {result}
 
-        first = executor.submit(coroutine if "{kind}" == "coroutine" else plain)
+        first = executor.submit({kind})
         future = submit(call)
         futures.put(future)
         gate.set()
@@ -174,7 +185,7 @@ def test_by_the_call_itself(printed_by: Callable[..., list[str]], kind: str, act
         executor.shutdown()
         say(outcome(future), len(called))
         """,
-    ) == [f"{OUTCOMES[action]} True 1 True False", f"{OUTCOMES[action]} 1"]
+    ) == [f"{outcome} True 1 True False", f"{outcome} 1"]
 
 
 @pytest.mark.parametrize("kind", ["fails", "ignores_cancellation"])
@@ -313,3 +324,59 @@ def test_a_call_that_was_settled_from_outside_counts_until_it_ends(
         say("shut down")
         """,
     ) == ["the call ended", "shut down"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "thread"),
+    [
+        ("coroutine", "_loop"),
+        ("plain", "_0"),
+        ("returns_awaitable", "_0"),
+        ("returns_awaitable", "_loop"),
+    ],
+)
+def test_at_each_step_of_the_thread_that_runs_the_call(
+    printed_by: Callable[..., list[str]], kind: str, thread: str
+) -> None:
+    """With the interpreter's lock, nothing comes between instructions that call nothing."""
+    assert printed_by(
+        PROGRAM,
+        f"""
+        import queue
+
+        def trace(frame, event, arg):
+            global steps
+            if not frame.f_code.co_filename.startswith(os.path.dirname(palitra.__file__)):
+                return None
+            frame.f_trace_opcodes = {FREE_THREADED}
+            if steps > 0:
+                steps -= 1
+                if not steps:
+                    act("set_result", futures.get())
+            return trace
+
+        def trace_one():
+            if threading.current_thread().name.endswith("{thread}"):
+                sys.settrace(trace)
+
+        futures = queue.SimpleQueue()
+        gate.set()
+        executor = palitra.AsyncLoopExecutor(max_workers=1, initializer=trace_one)
+        steps = taken = 0
+        while not steps:  # until the call is over before so many steps are taken
+            assert executor.run(double(1)) == 2
+            assert executor.submit(int, 2).result() == 2
+            taken += 1
+            steps = taken
+            future = executor.submit({kind})
+            futures.put(future)
+            said = outcome(future)
+            assert said in ("own", "mine"), (said, taken)
+            assert future.done() and not future.running(), taken
+            assert executor.run(double(1)) == 2  # the slot is free, or will be
+            assert outcome(future) == said, taken
+        # The last future is still in the queue, for a step that the thread takes from now on.
+        executor.shutdown(timeout=PATIENCE)
+        say(taken > 20)
+        """,
+    ) == ["True"]
