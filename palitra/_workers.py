@@ -97,6 +97,9 @@ def _start_out_of_reach(start: Callable[[], None]) -> None:
             start()
         except BaseException as exc:
             errors.append(exc)
+        if sys.version_info < (3, 13):
+            # Whatever logs here, a finalizer for instance, has entered this thread for good.
+            getattr(threading, "_active", {}).pop(get_ident(), None)
         started.happen()
 
     try:

@@ -158,3 +158,20 @@ class TestDroppedExecutors:
                 assert ends(thread, 10)
             say(answer)
         """) == ["4"]
+
+
+def test_a_finalizer_that_logs_as_a_thread_is_started_leaves_no_thread_behind(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    """To log asks for the current thread, and `threading` makes one up where it knows none."""
+    assert printed_by("""
+        def start(thread, start=threading.Thread.start):
+            seen.add(threading.current_thread().name)
+            start(thread)
+
+        seen = set()
+        threading.Thread.start = start
+        with palitra.AsyncLoopExecutor() as executor:
+            say(executor.run(double(1)), executor.submit(int, 2).result())
+        say(bool(seen), *(thread.name for thread in threading.enumerate()))
+    """) == ["2 2", "True MainThread"]
