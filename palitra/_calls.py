@@ -132,6 +132,7 @@ class Call:
     # The thread that runs a plain callable, or 0. Such a call cannot be cancelled, and that thread
     # is certain to settle it.
     _worker = 0
+    _returned = False  # whether `_target` is what that thread's callable has returned
     cancelling = False  # whether a cancellation of palitra's has reached the coroutine
     _over = False  # whether its body has ended, or will never run
 
@@ -216,6 +217,8 @@ class Call:
         drive = self._drive()
         try:
             task = self._service.create_task(drive, self._context, self._target)
+            if not self._begun:
+                task.add_done_callback(self._task_ended)  # raises where a factory gives no task
         except BaseException as exc:
             if self._begun:
                 raise  # a done-callback raised it, after the end of the call
@@ -225,8 +228,6 @@ class Call:
         else:
             if self._target is not None:
                 self._task = task
-                if not self._begun:
-                    task.add_done_callback(self._task_ended)
             del self  # see `_drive`
             return
         self._end(state)
@@ -309,11 +310,8 @@ class Call:
             if again or not self.cancelling:
                 self.cancelling = True
                 self._task.cancel()
-        elif (
-            self._state == RUNNING
-            and not self._worker
-            and not self._begun
-            and self._target is not None
+        elif (self._returned or self._state == RUNNING) and not (
+            self._worker or self._begun or self._target is None
         ):
             # An awaitable that a worker thread's callable has returned still waits for its turn.
             self._end_cancelled()
@@ -553,9 +551,9 @@ class RunCall(BlockingCall[_T]):
         super()._start_task()
 
     def _settle(self, state: str) -> None:
-        if self._shares_context and self._begun:
+        if self._shares_context and self._begun and self._service.on_loop():
             # As soon as the caller goes on, it may enter the context: let the task leave it first.
-            self._service.inbox.post(functools.partial(super()._settle, state))
+            self._service.later(functools.partial(super()._settle, state), 0)
         else:
             self._state = state
             self._service.finished(self)

@@ -29,7 +29,9 @@ import enum
 import functools
 import logging
 import threading
+import time
 import weakref
+from _thread import get_ident
 from collections.abc import Awaitable, Callable, Collection
 
 from ._calls import GRACE, Call, Calls, describe
@@ -42,6 +44,7 @@ from ._workers import WorkerThreads
 LOGGER = logging.getLogger("palitra")
 _NAMED = 10  # calls that a text names
 _LOOK = 0.05  # seconds between looks at threads that nobody can join
+PAUSE = 0.01  # seconds before trying again to change a future that another thread looks at
 
 
 class State(enum.Enum):
@@ -88,6 +91,7 @@ class Postponed:
 
     def __init__(self) -> None:
         self._callbacks: dict[Callable[[], object], None] = {}
+        self._running: dict[int, None] = {}  # the threads that are in `run_all`
 
     def add(self, callback: Callable[[], object]) -> None:
         self._callbacks[callback] = None
@@ -97,11 +101,22 @@ class Postponed:
             callback()
 
     def run_all(self) -> None:
-        for callback in list(self._callbacks):
-            try:
-                self.run(callback)
-            except BaseException:  # as in `Ending.fail_calls`
-                LOGGER.critical("exception in a done-callback", exc_info=True)
+        """After the end of the loop: run all, and what they postpone in their turn."""
+        me = get_ident()
+        if me in self._running:
+            return  # a callback has postponed something: the caller of that callback goes on
+        self._running[me] = None
+        try:
+            while self._callbacks:
+                for callback in list(self._callbacks):
+                    try:
+                        self.run(callback)
+                    except BaseException:  # as in `Ending.fail_calls`
+                        LOGGER.critical("exception in a done-callback", exc_info=True)
+                if self._callbacks:
+                    time.sleep(PAUSE)
+        finally:
+            del self._running[me]
 
 
 class Ending:
@@ -174,19 +189,17 @@ class Ending:
 
     # -- beginning the end, in any thread -----------------------------------------------------
 
-    def shut_down(self) -> None:
-        """Accept no more calls; end the service when its calls are finished."""
-        self._begin(State.SHUTDOWN)
-
     def begin_exit(self) -> None:
         """As `shut_down`, because the interpreter ends."""
-        self._begin(State.EXITING)
+        self.shut_down(State.EXITING)
 
-    def _begin(self, state: State) -> None:
+    def shut_down(self, state: State = State.SHUTDOWN) -> None:
+        """Accept no more calls; end the service when its calls are finished."""
         self.requested.setdefault("state", state)
         if self._host.end_unstarted():
             # Ctrl-C may come here: whoever ends the service again does all of this again.
             self.done = self.ended = True
+            self._inbox.close()
             self.contexts_left.happen()
             self.over.happen()
         else:
@@ -199,6 +212,15 @@ class Ending:
         if self.requested.setdefault("state", State.BROKEN) is State.BROKEN:
             self._inbox.post(self.fail_calls)
             self._inbox.post(self.wind_down)
+
+    def lose_threads(self, cause: BaseException) -> None:
+        """As `break_with`, where the initializer of a worker thread has failed.
+
+        Fail the calls also if the service was ending, and waits for jobs that no thread will do.
+        """
+        self.break_with(cause)
+        self._inbox.post(self.fail_calls)
+        self._inbox.post(self.wind_down)
 
     def cancel_calls(self) -> None:
         """Cancel every call that can be cancelled, and has not been yet."""
@@ -242,7 +264,7 @@ class Ending:
         """Start a thread for jobs that have none: Ctrl-C may have kept `accept` from doing so."""
         if not self._workers.jobs.empty():
             with contextlib.suppress(RuntimeError):
-                self._workers.grow(self.break_with)
+                self._workers.grow(self.lose_threads)
 
     async def _finish(self) -> None:
         await self._end_services()
@@ -307,9 +329,9 @@ class Ending:
             self._leave_contexts_early()
         self.wind_down()
 
-    def fail_calls(self, *, leave: bool = False) -> None:
+    def fail_calls(self, calls: list[Call] | None = None, *, leave: bool = False) -> None:
         """Fail the calls that are left, since the loop has failed or ended; *leave*: see `fail`."""
-        for call in self._calls.snapshot():
+        for call in self._calls.snapshot() if calls is None else calls:
             try:
                 call.fail(self.failure(), leave=leave)
             except BaseException:  # raised by a done-callback; settle the other calls nevertheless
@@ -380,9 +402,13 @@ class Ending:
         with contextlib.suppress(RuntimeError):  # one more began just now
             for task in list(self.tasks):
                 say_nothing_of(task)
-        self.fail_calls(leave=True)
+        # Done-callbacks run in this thread, and may shut the service down. So nothing is left that
+        # they would wait for in vain when the first of them is called.
+        for call in self.given_up:
+            self._calls.discard(call)
         self._workers.leave_behind()
         self._host.leave_behind()
         if not goes_on:
             self.over.happen()
+        self.fail_calls(self.given_up, leave=True)
         return names

@@ -92,7 +92,6 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
     # may come to leave one each, so these are two. Each has its item in the inbox.
     undone = False
     withdrawn = False
-    _returned = False  # whether `_target` is what a worker thread's callable has returned
     _in_slot = False  # whether it counts among the calls in flight
 
     def __init__(
@@ -193,9 +192,9 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         if self.kind == "service" and state == FINISHED and self._exception is exc:
             asked = self.watched or "_sleepers" in self.__dict__ or "_callbacks" in self.__dict__
             if not asked:
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": f"the service {self.name} has failed", "exception": exc}
-                )
+                loop = asyncio.get_running_loop()
+                context = {"message": f"the service {self.name} has failed", "exception": exc}
+                loop.call_soon(loop.call_exception_handler, context)  # which may raise
         return state
 
     # -- the end ------------------------------------------------------------------------------
@@ -225,11 +224,13 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         except AttributeError:
             # None: it is just being made, or Ctrl-C came then, or when this was called before.
             lock = self._lock or HELD
+            in_worker = self._worker == get_ident()
             # Those who look at many futures do so for a moment; a worker thread may wait for that.
-            if lock.acquire(False) or (self._worker and lock.acquire(True, _BRIEFLY)):
+            if lock.acquire(False) or (in_worker and lock.acquire(True, _BRIEFLY)):
                 held = lock
             elif patience and not is_lost(self, patience):
-                self._worker = 0
+                if in_worker:
+                    self._worker = 0  # the loop settles the call
                 return False
         if self.watched:
             self._untold = deque(self._waiters)
@@ -261,9 +262,12 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def _settle_here(self, state: str) -> None:
         """Settle in a thread that Ctrl-C may interrupt; the loop finishes what is left undone."""
+        self._decided = state
         if self._change(state, 1):
             _tell_sleepers(self)
             _tell_watchers(self)
+            if self._over:  # first: a callback may wait for the end of the service
+                self._service.finished(self)
             _call_back(self, self._callbacks)
         self.undone = True
         self._service.inbox.items.append(self)
@@ -293,7 +297,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         return self.cancelled()
 
     def cancel_once(self) -> None:
-        if not self._cancel_unstarted() and self._state not in _FINAL and not self._worker:
+        if not (self._cancel_unstarted() or self._over or self._worker):
             self._service.inbox.post(self.cancel_on_loop)
 
     def _cancel_unstarted(self) -> bool:
@@ -304,17 +308,18 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._over = True
         self._decided = CANCELLED_AND_NOTIFIED
         try:
-            if not self._take_open():
-                return False
+            mine = self._take_open()
             self._release()
-            self._settle_here(CANCELLED_AND_NOTIFIED)
+            if mine:
+                self._settle_here(CANCELLED_AND_NOTIFIED)
+            else:  # it is settled from outside just now, or was, as a call that has started
+                self._end(None)
         except BaseException:  # Ctrl-C; nobody else can settle the call now, so the loop does
-            if not self.undone:  # or the loop knows
-                self.undone = True
-                self._service.inbox.items.append(self)
+            self.undone = True
+            self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
-        return True
+        return mine
 
     def set_running_or_notify_cancel(self) -> bool:
         """False where the call was cancelled; nothing changes. For code that expects the method."""
@@ -329,22 +334,35 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._settle_from_outside(None, exception)
 
     def _settle_from_outside(self, result: Any, exception: BaseException | None) -> None:
-        unstarted = self._take_claim()
-        if not self._take_open():
-            raise InvalidStateError(f"{self._state}: {self!r}")
-        self._result, self._exception = result, exception
+        # Nothing is called before the outcome is stored: Ctrl-C comes before all of this, or after.
+        unstarted = mine = True
+        try:
+            del self._claim
+        except AttributeError:
+            unstarted = False
+        else:
+            self._over = True
+        try:
+            del self._open
+        except AttributeError:
+            mine = False
+        else:
+            self._result, self._exception = result, exception
         del result, exception
         try:
             if unstarted:
-                self._over = True
                 self._release()
-            self._settle_here(FINISHED)
-        except BaseException:  # as in `_cancel_unstarted`
-            if not self.undone:
-                self.undone = True
-                self._service.inbox.items.append(self)
+            if mine:
+                self._settle_here(FINISHED)
+            elif unstarted:  # as in `_cancel_unstarted`
+                self._end(None)
+        except BaseException:  # as there
+            self.undone = True
+            self._service.inbox.items.append(self)
             self._service.inbox.ring()
             raise
+        if not mine:
+            raise InvalidStateError(f"{self._state}: {self!r}")
 
     def abandon(self, error: BaseException) -> None:
         # The callbacks are the parent's to call.
@@ -381,12 +399,12 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             del self  # see `_drive`
 
     def _start_in_slot(self) -> None:
-        if self._service.slots is not None and self.kind != "service":
-            self._in_slot = True
+        slots = None if self.kind == "service" else self._service.slots
         if _may_start(self):
+            self._in_slot = slots is not None
             self._start_task()
-        else:
-            self._leave_slot()  # cancelled before it began
+        elif slots is not None:
+            slots.leave(self._service.inbox)  # cancelled before it began
         del self  # see `_drive`
 
     def _leave(self) -> None:
@@ -425,7 +443,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
                 self._worker = 0
                 self._service.inbox.post(self.start)
                 # Write first, look second: the service may be ending just now.
-                if self._service.ending.ended and not self.settled:
+                if self._service.ending.ended:
                     # The service has ended without waiting for its calls.
                     self.fail(concurrent.futures.BrokenExecutor("the event loop has ended"))
                     self._release()
@@ -460,7 +478,9 @@ def _may_start(call: FutureCall[Any]) -> bool:
         if not call._returned or call._target is None:
             return False
         call._returned = False
-        return True
+        if call._service.ending.done:  # the loop is being closed, and has cancelled all it had
+            call.fail(call._service.ending.failure())
+        return call._target is not None
     _begin_running(call)
     return True
 

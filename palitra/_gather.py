@@ -149,17 +149,19 @@ class Gathering:
                 return
 
     def _start(self, key: int, awaitable: _Awaitable) -> None:
-        if isinstance(awaitable, concurrent.futures.Future):
-            done = functools.partial(self._future_done, key)
-            awaitable.add_done_callback(
-                lambda future: self._service.inbox.post(functools.partial(done, future))
-            )
-        elif asyncio.isfuture(awaitable):
-            done = functools.partial(self._future_done, key)
-            awaitable.add_done_callback(done)
-            self._unwatch.append(functools.partial(awaitable.remove_done_callback, done))
-        else:
-            self._start_task(key, awaitable)
+        done = functools.partial(self._future_done, key)
+        try:
+            if isinstance(awaitable, concurrent.futures.Future):
+                awaitable.add_done_callback(
+                    lambda future: self._service.inbox.post(functools.partial(done, future))
+                )
+            elif asyncio.isfuture(awaitable):
+                awaitable.add_done_callback(done)
+                self._unwatch.append(functools.partial(awaitable.remove_done_callback, done))
+            else:
+                self._start_task(key, awaitable)
+        except Exception as exc:  # raised by a future of the user's own class
+            self._failed(key, exc)
 
     def _start_task(self, key: int, awaitable: Awaitable[Any]) -> None:
         child = cast("CoroutineType[Any, Any, None]", self._await(key, awaitable))

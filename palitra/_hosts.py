@@ -226,8 +226,8 @@ class OwnLoop:
             # Where the closing failed, nobody has told them to end, and the exit waits for them.
             self._asyncio_threads.shutdown(wait=False)
         self.loop = None
+        ending.end_here()  # where callbacks may ask whether this is the loop's thread
         self._ident = None  # another thread may get the same identifier
-        ending.end_here()
 
     def _close_loop(self, loop: asyncio.AbstractEventLoop, left: list[Call]) -> None:
         """Do what `asyncio.run` does at its end.

@@ -19,7 +19,7 @@ The five invariants of palitra, and where they are kept
        `withdrawn` (`_futures`), and `Ending.staff`, for a job without a thread. Where no loop can
        do so, there are two more ways: the end of a borrowed loop is finished by its watcher, a
        thread that Ctrl-C does not reach (`BorrowedLoop`); and whoever ends a service that never
-       started does all of it, although somebody else may have begun (`Ending._begin`).
+       started does all of it, although somebody else may have begun (`Ending.shut_down`).
     5. The outcome is there before the state says so, the state before anybody is told, and each is
        told once (`Call._keep_error`, `FutureCall._change`, `_tell_and_leave`).
 
@@ -53,21 +53,18 @@ import contextvars
 import functools
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from . import _hooks
 from ._calls import Call, Calls, CallTimeoutError, DeadlockError, clock
-from ._ending import Ending, State
+from ._ending import PAUSE, Ending, State
 from ._hosts import Host
 from ._inbox import Inbox
 from ._slots import Slots
 from ._waiting import Deadline
 from ._words import name_of
 from ._workers import Job, WorkerThreads
-
-_PAUSE = 0.01  # seconds before trying again to change a future that another thread looks at
 
 
 class Watch(Protocol):
@@ -186,7 +183,7 @@ class Service:
             return
         self.workers.jobs.put(job)
         try:
-            self.workers.grow(self.ending.break_with)
+            self.workers.grow(self.ending.lose_threads)
         except RuntimeError:  # no thread can start; the job does nothing, should it be taken later
             self.finished(call)
             raise
@@ -224,20 +221,15 @@ class Service:
         if self._end and not self.calls.waited:
             self.inbox.post(self.ending.wind_down)
 
-    def later(self, callback: Callable[[], object]) -> None:
-        """Run *callback* after a pause: on the loop, or, if the loop has ended, in this thread."""
-        if self.ending.done:
-            time.sleep(_PAUSE)
-            callback()
-            return
+    def later(self, callback: Callable[[], object], pause: float = PAUSE) -> None:
+        """Run *callback* on the loop after a pause; in this thread, if the loop has ended."""
         # Write first, look second: the end runs what the loop has not run.
-        self.ending.postponed.add(callback)
-        self.inbox.post(functools.partial(self._call_later, callback))
+        postponed = self.ending.postponed
+        postponed.add(callback)
+        run = functools.partial(postponed.run, callback)
+        self.inbox.post(functools.partial(_call_later, pause, run) if pause else run)
         if self.ending.ended:
-            self.ending.postponed.run(callback)
-
-    def _call_later(self, callback: Callable[[], object]) -> None:
-        asyncio.get_running_loop().call_later(_PAUSE, self.ending.postponed.run, callback)
+            postponed.run_all()
 
     def eager_loop(self) -> asyncio.AbstractEventLoop | None:
         """On the loop: the loop, where `create_task` starts a task at once and notes nothing."""
@@ -353,6 +345,10 @@ class Service:
                 )
             )
             self._orphans.pop()
+
+
+def _call_later(pause: float, callback: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_later(pause, callback)
 
 
 def _wait(ending: Ending, watch: Watch | None, deadline: Deadline) -> bool:

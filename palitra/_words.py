@@ -7,12 +7,14 @@ import concurrent.futures
 import contextlib
 import functools
 import inspect
+import logging
 import sys
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 _ExcT = TypeVar("_ExcT", bound=BaseException)
 
+LOGGER = logging.getLogger("palitra")
 _PACKAGE = __name__.rpartition(".")[0]
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
@@ -45,9 +47,17 @@ def hint(obj: Any) -> str:
 
 
 def close_if_coroutine(obj: object) -> None:
-    """Close a coroutine that nobody will await, so that Python does not warn about it."""
+    """Close a coroutine that nobody will await, so that Python does not warn about it.
+
+    What its clean-up raises is logged: whoever closes it has a call to settle.
+    """
     if asyncio.iscoroutine(obj):
-        obj.close()
+        try:
+            obj.close()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            LOGGER.exception("closing %s failed", name_of(obj))
 
 
 def user_traceback(exc: _ExcT) -> _ExcT:

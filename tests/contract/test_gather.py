@@ -574,3 +574,21 @@ def test_a_task_factory_that_fails_fails_as_the_coroutine_would(
         with pytest.raises(OSError, match="no task"):
             executor.gather(*coros)
     assert all(inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED for coro in coros)
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+def test_a_future_that_takes_no_callback_fails_as_a_coroutine_would(
+    executor: AsyncLoopExecutor, return_exceptions: bool
+) -> None:
+    class Deaf(Future[int]):
+        def add_done_callback(self, fn: Any) -> None:
+            raise OSError("no callbacks")
+
+    coros = value_of(1), value_of(3)
+    if return_exceptions:
+        one, error, three = executor.gather(coros[0], Deaf(), coros[1], return_exceptions=True)
+        assert (one, str(error), three) == (1, "no callbacks", 3)
+    else:
+        with pytest.raises(OSError, match="no callbacks"):
+            executor.gather(coros[0], Deaf(), coros[1])
+    assert all(inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED for coro in coros)

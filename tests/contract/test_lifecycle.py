@@ -56,6 +56,11 @@ def made(loop_flavour: dict[str, Any]) -> Iterator[Callable[..., AsyncLoopExecut
         executor.shutdown(wait=False, cancel_futures=True)
 
 
+def futures() -> int:
+    """How many futures there are."""
+    return sum(issubclass(type(each), Future) for each in gc.get_objects())
+
+
 def threads_named(prefix: str) -> set[threading.Thread]:
     return {t for t in threading.enumerate() if t.name.startswith(prefix)}
 
@@ -863,6 +868,40 @@ def test_a_failing_initializer_is_logged_as_in_a_thread_pool(
     assert isinstance(critical[0].exc_info[1], NoInit)
 
 
+def test_jobs_fail_whose_threads_initializer_fails_during_a_shutdown(made: Any) -> None:
+    gate = Gate()
+
+    def initialize() -> None:
+        if not threading.current_thread().name.endswith("_loop"):
+            gate.wait()
+            raise NoInit
+
+    executor = made(initializer=initialize)
+    assert executor.run(value_of(1)) == 1
+    futures = [executor.submit(int, 7) for _ in range(3)]
+    executor.shutdown(wait=False)
+    gate.open()
+    executor.shutdown(timeout=PATIENCE)
+
+    assert [type(future.exception(0)) for future in futures] == [BrokenExecutor] * 3
+
+
+def test_jobs_fail_whose_threads_initializer_fails_as_a_borrowed_executor_ends() -> None:
+    gate = threading.Event()
+
+    def initialize() -> None:
+        gate.wait(PATIENCE)
+        raise NoInit
+
+    async def main() -> Future[int]:
+        async with AsyncLoopExecutor.from_loop(initializer=initialize) as executor:
+            future = executor.submit(int, 7)
+            asyncio.get_running_loop().call_later(0.05, gate.set)
+        return future
+
+    assert isinstance(asyncio.run(asyncio.wait_for(main(), PATIENCE)).exception(0), BrokenExecutor)
+
+
 def test_an_initializer_must_be_callable() -> None:
     with pytest.raises(TypeError, match="initializer must be a callable"):
         AsyncLoopExecutor(initializer=7)  # type: ignore[arg-type]
@@ -1189,3 +1228,21 @@ def test_a_hundred_lives_without_wait_end_as_well(loop_flavour: dict[str, Any]) 
 def test_shutdown_with_wait_is_what_concurrent_futures_expects() -> None:
     with AsyncLoopExecutor() as executor:
         assert executor.__exit__(None, None, None) is False
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["never begun", "begun"])
+def test_an_ended_executor_keeps_nothing_of_the_calls_that_it_refuses(
+    made: Any, begun: bool
+) -> None:
+    executor = made()
+    if begun:
+        executor.run(value_of(1))
+    executor.shutdown()
+    gc.collect()
+    before = futures()
+    for fn in (value_of, int):
+        with pytest.raises(RuntimeError, match=AFTER_SHUTDOWN):
+            executor.submit(fn, 7)
+    gc.collect()
+
+    assert futures() == before

@@ -8,7 +8,8 @@ import inspect
 import re
 import sys
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, wait
 from typing import Any
 
@@ -506,3 +507,113 @@ def test_calls_start_in_the_order_of_submission_while_somebody_waits_for_them(
     wait(futures)
 
     assert started == list(range(1_000))
+
+
+# What cannot be closed, and tasks that are none
+
+
+class Stubborn(Coroutine[Any, Any, int]):
+    """A coroutine that cannot be closed."""
+
+    def __await__(self) -> Any:
+        return asyncio.sleep(0).__await__()
+
+    def send(self, value: Any) -> Any:
+        raise StopIteration(1)
+
+    def throw(self, *error: Any) -> Any:
+        raise error[0]
+
+    def close(self) -> None:
+        raise ValueError("never")
+
+
+@pytest.mark.parametrize("by", ["future", "shutdown"])
+@pytest.mark.parametrize("made_in", ["caller", "thread"])
+def test_what_a_clean_up_raises_keeps_no_call_from_being_settled(
+    caplog: pytest.LogCaptureFixture, made_in: str, by: str
+) -> None:
+    made, held = Gate(), Held()
+
+    def make() -> Stubborn:
+        made.open()
+        return Stubborn()
+
+    with AsyncLoopExecutor(max_workers=1) as executor:
+        first = executor.submit(held.coroutine, 1)
+        future = executor.submit(Stubborn() if made_in == "caller" else make)
+        if made_in == "thread":
+            made.wait()
+            while executor.calls()[-1].state != "waiting":  # for its turn, with what it returned
+                time.sleep(0.001)
+        if by == "shutdown":
+            executor.shutdown(wait=False, cancel_futures=True)
+        else:
+            future.cancel()
+        held.open_all()
+
+    assert future.cancelled()
+    assert first.done()
+    [record] = caplog.records
+    assert record.getMessage().startswith("closing ")
+
+
+def test_what_the_clean_up_raises_of_a_run_that_never_began_keeps_nobody_waiting() -> None:
+    holds, gate = Gate(), Gate()
+
+    async def hold() -> None:
+        holds.open()
+        gate.wait()
+
+    with AsyncLoopExecutor() as executor:
+        executor.submit(hold)
+        holds.wait()
+        with pytest.raises(TimeoutError):
+            executor.run(Stubborn(), timeout=0.01)
+        gate.open()
+
+
+MAKES_A_TASK: dict[str, Callable[[AsyncLoopExecutor], object]] = {
+    "submit": lambda executor: executor.submit(value_of, 1).result(10),
+    "run": lambda executor: executor.run(value_of(1), timeout=10),
+    "submit_service": lambda executor: executor.submit_service(value_of, 1).result(10),
+}
+
+
+@pytest.mark.parametrize("call", MAKES_A_TASK.values(), ids=MAKES_A_TASK)
+def test_a_task_factory_that_makes_no_task_fails_the_call(
+    call: Callable[[AsyncLoopExecutor], object],
+) -> None:
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        coro.close()
+
+    with AsyncLoopExecutor() as executor:
+        loop = executor.get_loop()
+        loop.set_task_factory(factory)
+        with pytest.raises((AttributeError, TypeError)):
+            call(executor)
+        loop.set_task_factory(None)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ValueError])
+def test_a_service_that_fails_is_settled_whatever_the_exception_handler_raises(
+    error: type[BaseException],
+) -> None:
+    begun, failed = Gate(), Gate()
+
+    async def fails() -> None:
+        await begun.passed()
+        raise LookupError
+
+    def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "service" in context["message"]:
+            failed.open()
+            raise error
+
+    with AsyncLoopExecutor() as executor:
+        executor.get_loop().set_exception_handler(handler)
+        future = executor.submit_service(fails)
+        begun.open()
+        failed.wait()
+        assert isinstance(future.exception(10), LookupError)
+        executor.get_loop().set_exception_handler(None)

@@ -300,3 +300,70 @@ def test_a_program_may_use_one_loop_after_another(
         say(palitra.run(double(1)))
         """,
     ) == ["42 42", "BrokenExecutor", "2"]
+
+
+@pytest.mark.parametrize("end", ["asyncio.run", "stop and close"])
+def test_a_call_with_a_context_learns_of_the_end(
+    loop: str, printed_by: Callable[..., list[str]], end: str
+) -> None:
+    assert (
+        printed_by(
+            loop,
+            f"""
+        import contextvars
+
+        async def main():
+            global executor, thread
+            executor = palitra.AsyncLoopExecutor.from_loop()
+            context = contextvars.copy_context()
+            call = lambda: say(outcome_of(lambda: executor.run(hang(), context=context)))
+            thread = in_thread(call)
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            if "{end}" != "asyncio.run":
+                asyncio.get_running_loop().stop()
+
+        for _ in range(10):
+            begun.clear()
+            if "{end}" == "asyncio.run":
+                run(main())
+            else:
+                own = new_loop()
+                task = own.create_task(main())
+                own.run_forever()
+                own.close()
+            thread.join()
+            executor.shutdown()
+        """,
+        )
+        == ["BrokenExecutor"] * 10
+    )
+
+
+def test_who_looks_at_a_future_for_long_does_not_keep_the_end_from_settling_it(
+    loop: str, printed_by: Callable[..., list[str]]
+) -> None:
+    """Long enough for as many attempts as there are."""
+    assert printed_by(
+        loop,
+        """
+        import concurrent.futures
+
+        logging.getLogger("palitra").setLevel(logging.CRITICAL + 1)
+        own = new_loop()
+        executor = palitra.AsyncLoopExecutor.from_loop(own)
+        future = executor.submit(hang)
+        own.call_soon(lambda: own.call_later(0.1, own.stop))
+        others = [concurrent.futures.Future()]
+        while id(others[-1]) < id(future):  # in this order `wait` takes their locks
+            others.append(concurrent.futures.Future())
+        with others[-1]._condition:
+            in_thread(concurrent.futures.wait, [future, others[-1]], 0)
+            while not future._holder:
+                time.sleep(0.001)
+            own.run_forever()
+            own.close()
+            say(type(future.exception(20)).__name__)
+        executor.shutdown()
+        """,
+    ) == ["BrokenExecutor"]

@@ -475,6 +475,8 @@ INTERRUPTED = {
     "polling": "[(each.done(), each.running(), each.cancelled()) for each in several()]",
     "cancel before the start": "blocked().cancel()",
     "cancel at work": "cancel_one_at_work()",
+    "set_result before the start": "blocked().set_result(2)",
+    "set_result at work": "futures[0].set_result(2)",
     "add_done_callback": "futures[0].add_done_callback(called.append)",
     "add_done_callback at the end": "several()[0].add_done_callback(lambda future: None)",
     "wait without time": "concurrent.futures.wait(several(), timeout=0)",

@@ -380,3 +380,144 @@ def test_at_each_step_of_the_thread_that_runs_the_call(
         say(taken > 20)
         """,
     ) == ["True"]
+
+
+SETTLE = {
+    "cancel": "future.cancel()",
+    "set_result": 'future.set_result("mine")',
+    "set_exception": 'future.set_exception(ValueError("mine"))',
+}
+
+
+@pytest.mark.parametrize("second", SETTLE)
+@pytest.mark.parametrize("first", SETTLE)
+def test_by_two_threads_at_once_before_the_call_starts(
+    printed_by: Callable[..., list[str]], first: str, second: str
+) -> None:
+    """At each step of the one, the other does all of its own."""
+    assert printed_by(
+        PROGRAM,
+        f"""
+        def settle(name, future):
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                if name == "cancel":
+                    future.cancel()
+                else:
+                    act(name, future)
+
+        def trace(frame, event, arg):
+            global steps
+            if not frame.f_code.co_filename.startswith(os.path.dirname(palitra.__file__)):
+                return None
+            if steps > 0:
+                steps -= 1
+                if not steps:
+                    other = threading.Thread(target=settle, args=("{second}", future))
+                    other.start()
+                    other.join()
+                    executor._service.ending  # the loop has had its turn, too
+                    ran = executor.submit_service(double, 1).result(PATIENCE)
+                    assert ran == 2
+            return trace
+
+        steps = taken = 0
+        while not steps:
+            gate.clear()
+            entered.clear()
+            holder = executor.submit(coroutine)
+            entered.wait()
+            future = executor.submit(double, 1)
+            told = []
+            future.add_done_callback(told.append)
+            taken += 1
+            steps = taken
+            sys.settrace(trace)
+            settle("{first}", future)
+            sys.settrace(None)
+            said = outcome(future)
+            assert said in ("mine", "ValueError('mine')", "CancelledError()"), (said, taken)
+            gate.set()
+            assert outcome(holder) == "own"
+            assert executor.run(double(1)) == 2
+            assert (outcome(future), told) == (said, [future]), taken
+            assert future not in executor._service.calls, taken
+        executor.shutdown(timeout=PATIENCE)
+        say(taken > 5)
+        """,
+    ) == ["True"]
+
+
+def test_while_somebody_looks_at_a_callable_that_runs(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    """The thread that settles it is not the one that runs it, which nothing can cancel."""
+    assert printed_by(
+        PROGRAM,
+        """
+        future = submit(returns_awaitable)
+        entered.wait()
+        others = [concurrent.futures.Future()]
+        while id(others[-1]) < id(future):  # in this order `wait` takes their locks
+            others.append(concurrent.futures.Future())
+        with others[-1]._condition:
+            looks = threading.Thread(target=concurrent.futures.wait, args=([future, others[-1]], 0))
+            looks.start()
+            while not future._holder:
+                time.sleep(0.001)
+            act("set_result", future)
+            say(future.cancel())
+            assert executor.submit(double, 1).cancel() or True
+            executor.submit_service(double, 1).result(PATIENCE)
+            say(future in executor._service.calls)
+        looks.join()
+        gate.set()
+        executor.shutdown(timeout=PATIENCE)
+        say(outcome(future), len(called))
+        """,
+    ) == ["False", "True", "mine 1"]
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "returns_awaitable"])
+def test_a_shutdown_that_cancels_cancels_what_still_runs(
+    printed_by: Callable[..., list[str]], kind: str
+) -> None:
+    assert printed_by(
+        PROGRAM,
+        f"""
+        future = submit({kind})
+        entered.wait()
+        act("set_result", future)
+        if "{kind}" == "returns_awaitable":
+            async def pass_gate():
+                await asyncio.Event().wait()
+
+            entered.clear()
+            gate.set()
+            entered.wait()
+        executor.shutdown(cancel_futures=True, timeout=PATIENCE)
+        say(outcome(future), len(called))
+        """,
+    ) == ["mine 1"]
+
+
+def test_what_a_callable_returns_after_the_end_of_a_borrowed_loop_is_closed(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    assert printed_by(
+        PROGRAM,
+        """
+        executor.shutdown()
+        loop = asyncio.new_event_loop()
+        executor = palitra.AsyncLoopExecutor.from_loop(loop)
+        future = submit(returns_awaitable)
+        entered.wait()
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        act("set_result", future)
+        loop.close()
+        executor._service.ending.over.wait()
+        gate.set()
+        executor.shutdown()
+        say(outcome(future), len(called), executor.calls())
+        """,
+    ) == ["mine 1 []"]
