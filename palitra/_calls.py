@@ -135,6 +135,7 @@ class Call:
     _returned = False  # whether `_target` is what that thread's callable has returned
     cancelling = False  # whether a cancellation of palitra's has reached the coroutine
     _over = False  # whether its body has ended, or will never run
+    is_of_call = False  # whether another call makes it, for which a shutdown waits
 
     # -- what it is ---------------------------------------------------------------------------
 

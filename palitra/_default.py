@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 from . import _report
 from ._bridges import _contexts, _functions
 from ._executor import AsyncLoopExecutor
+from ._words import close_if_coroutine
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -235,7 +236,12 @@ def run(
 
     .. versionadded:: 0.2.0
     """
-    return _default.get().run(coro, timeout=timeout, context=context)
+    try:
+        executor = _default.get()
+    except BaseException:
+        close_if_coroutine(coro)
+        raise
+    return executor.run(coro, timeout=timeout, context=context)
 
 
 def gather(
@@ -274,7 +280,13 @@ def gather(
     .. versionadded:: 0.2.0
     """
     try:
-        return _default.get().gather(
+        try:
+            executor = _default.get()
+        except BaseException:
+            for awaitable in coros_or_futures:
+                close_if_coroutine(awaitable)
+            raise
+        return executor.gather(
             *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
         )
     finally:

@@ -238,8 +238,13 @@ class Ending:
     def _cancel_tasks(self) -> None:
         if self.clean_up is None and not self.done:
             return  # there is no clean-up yet, and contexts are not to end before they are left
+        # The clean-up waits for what the tasks do then, and ends the loop. Contexts that are left
+        # later, in their turn, are in use until then.
+        spared = {self.clean_up}
+        for leave in self.contexts.entered:
+            spared.update(getattr(leave, "tasks", list)())
         for task in list(self.tasks) if self._host.is_borrowed else asyncio.all_tasks():
-            if task is not self.clean_up:  # which waits for their clean-up, and then ends the loop
+            if task not in spared:
                 task.cancel()
 
     # -- going on, on the loop ----------------------------------------------------------------

@@ -489,8 +489,8 @@ class AsyncLoopExecutor(Executor):
             cancel_futures: Whether to cancel the calls that are unfinished, as for `shutdown`.
 
         Raises:
-            DeadlockError: The caller is one of the executor's own calls, which would wait for
-                itself; nothing is changed.
+            DeadlockError: The caller is one of the executor's own calls, or on one of its threads,
+                or at the clean-up of its end, and would wait for itself; nothing is changed.
 
         Thread-safe, on any event loop.
 
@@ -514,9 +514,14 @@ class AsyncLoopExecutor(Executor):
                 "aclose() would wait for the call that it is called in: use shutdown(wait=False) "
                 "there"
             )
-        if service.on_loop() and not service.host.is_borrowed:
+        if waits_for(service.ending.clean_up, task):
             raise DeadlockError(
-                "aclose() would wait for the end of the loop that it runs on: use "
+                "aclose() would wait for the clean-up that it is called in, which is that of the "
+                "executor's own end: leave it out there"
+            )
+        if service.is_own_thread() and not (service.on_loop() and service.host.is_borrowed):
+            raise DeadlockError(
+                "aclose() would wait for the end of the thread that it runs on: use "
                 "shutdown(wait=False) there"
             )
         service.ending.shut_down()
@@ -969,8 +974,9 @@ class AsyncLoopExecutor(Executor):
             service.ending.add_exit(leave)
 
         leave.__qualname__ = name_of(fn)
-        if self._service.on_loop():
-            self._service.ending.add_exit(leave)
+        if service.on_loop():
+            service.loop()  # which begins here, if this is the first use
+            service.ending.add_exit(leave)
         else:
             self.run(push())
         return fn

@@ -341,9 +341,9 @@ def _start_thread(target: Callable[[], None]) -> bool:
 
 
 def _callers() -> list[threading.Thread]:
-    """The threads that make calls, and that the process waits for."""
-    threads = threading.enumerate()
-    return [thread for thread in threads if _goes_on(thread) and not _is_stranger(thread)]
+    """The threads that have made calls, and that the process waits for, those of pools too."""
+    callers = _process.callers.list()
+    return [each for each in threading.enumerate() if _is_waited_for(each) and each in callers]
 
 
 def _leave_contexts_later() -> None:
@@ -364,10 +364,14 @@ def _leave_contexts() -> None:
     _wait(services, lambda service, seconds: endings[service].contexts_left.wait(seconds))
 
 
+def _is_waited_for(thread: threading.Thread) -> bool:
+    """Whether a process that ends waits for *thread*."""
+    return not (thread.daemon or thread in (threading.current_thread(), threading.main_thread()))
+
+
 def _goes_on(thread: threading.Thread) -> bool:
     """Whether a process that ends waits for *thread*, which no hook ends."""
-    own = threading.current_thread(), threading.main_thread()
-    return not (thread.daemon or thread in own or _is_of_a_pool(thread))
+    return _is_waited_for(thread) and not _is_of_a_pool(thread)
 
 
 def _is_stranger(thread: threading.Thread) -> bool:
@@ -451,14 +455,19 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
                 _process.waited += _STEP
                 if not logged and _process.waited - began >= PATIENCE:
                     logged = True
-                    names = ", ".join(filter(None, (each.ending.waited_for() for each in pending)))
-                    LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
+                    _say_waiting(pending)
         except BaseException:
             if _process.interrupted:
                 _process.hurried = True
                 with contextlib.suppress(BaseException):
                     _leave_behind(pending, goes_on=not _process.exiting)
             _process.interrupted = interrupted = True
+
+
+def _say_waiting(services: list[Watched]) -> None:
+    names = ", ".join(filter(None, (service.ending.waited_for() for service in services)))
+    with contextlib.suppress(Exception):  # raised by a handler of the log; it cancels nothing
+        LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
 
 
 def _passes_limit(service: Watched, limited: list[Watched]) -> bool:

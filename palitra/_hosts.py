@@ -57,6 +57,7 @@ class Host(Protocol):
 
     loop: asyncio.AbstractEventLoop | None
     is_borrowed: bool  # whether the loop goes on when the executor has ended
+    asyncio_threads: AsyncioThreads | None  # the loop's default executor, where that is the host's
 
     @property
     def ends_with_main_thread(self) -> bool:
@@ -122,7 +123,7 @@ class OwnLoop:
         # Under one key: the thread that runs the loop; None: there never will be one.
         self._runner: dict[str, threading.Thread | None] = {}
         self._started = Moment()  # when there is a loop, or never will be
-        self._asyncio_threads: AsyncioThreads | None = None
+        self.asyncio_threads: AsyncioThreads | None = None
         self._left_behind = False
 
     def on_loop(self) -> bool:
@@ -177,8 +178,8 @@ class OwnLoop:
             asyncio.set_event_loop(loop)
             if self._debug is not None:
                 loop.set_debug(self._debug)
-            self._asyncio_threads = AsyncioThreads(service.name_prefix)
-            loop.set_default_executor(self._asyncio_threads)
+            self.asyncio_threads = AsyncioThreads(service.name_prefix)
+            loop.set_default_executor(self.asyncio_threads)
             if service.initialize is not None:
                 run_initializer(service.initialize)
             service.inbox.attend(loop)
@@ -195,7 +196,7 @@ class OwnLoop:
                     return  # a copy of this thread, in a child that was forked on it
                 # If user code has stopped the loop, run it again.
         except BaseException as exc:
-            if self.loop is None and self._asyncio_threads is not None:
+            if self.loop is None and self.asyncio_threads is not None:
                 return  # in such a child, too: `abandon` has taken the loop away
             service.ending.break_with(user_traceback(exc))
         self._close(service)
@@ -222,9 +223,9 @@ class OwnLoop:
                 loop.close()
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
-        if self._asyncio_threads is not None:
+        if self.asyncio_threads is not None:
             # Where the closing failed, nobody has told them to end, and the exit waits for them.
-            self._asyncio_threads.shutdown(wait=False)
+            self.asyncio_threads.shutdown(wait=False)
         self.loop = None
         ending.end_here()  # where callbacks may ask whether this is the loop's thread
         self._ident = None  # another thread may get the same identifier
@@ -259,10 +260,10 @@ class OwnLoop:
         # Ctrl-C or a limit at exit cancels the step that is under way; the others follow.
         with contextlib.suppress(asyncio.CancelledError):
             _complete(loop, loop.shutdown_asyncgens())
-        if self._asyncio_threads is not None:
+        if self.asyncio_threads is not None:
             with contextlib.suppress(asyncio.CancelledError):
-                _complete(loop, self._asyncio_threads.aclose())
-        if getattr(loop, "_default_executor", None) is not self._asyncio_threads:
+                _complete(loop, self.asyncio_threads.aclose())
+        if getattr(loop, "_default_executor", None) is not self.asyncio_threads:
             try:
                 _complete(loop, loop.shutdown_default_executor())
             except RuntimeError as exc:
@@ -274,16 +275,16 @@ class OwnLoop:
     def join(self, deadline: Deadline) -> bool:
         if self._left_behind:
             return True
-        if self._asyncio_threads is not None and not self._asyncio_threads.workers.join(deadline):
+        if self.asyncio_threads is not None and not self.asyncio_threads.workers.join(deadline):
             return False
         if self._thread is not None:
             join_ended(self._thread)
         return True
 
     def thread_names(self) -> list[str]:
-        if self._asyncio_threads is None or self._left_behind:
+        if self.asyncio_threads is None or self._left_behind:
             return []
-        return self._asyncio_threads.workers.names()
+        return self.asyncio_threads.workers.names()
 
     def leave_behind(self) -> None:
         self._left_behind = True
@@ -301,8 +302,8 @@ class OwnLoop:
             self.loop.stop()
         self.loop = None
         self._started.happen()
-        if self._asyncio_threads is not None:
-            self._asyncio_threads.workers.abandon()
+        if self.asyncio_threads is not None:
+            self.asyncio_threads.workers.abandon()
 
 
 def _runs_here(runner: dict[str, threading.Thread | None], started: Moment) -> bool:
@@ -446,6 +447,7 @@ class BorrowedLoop:
 
     is_borrowed = True
     ends_with_main_thread = False
+    asyncio_threads: AsyncioThreads | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
         self.loop = loop if pid == os.getpid() else None

@@ -53,6 +53,9 @@ class Results(Iterator[Any]):
             # Ctrl-C interrupts the wait. No local variable holds the future, since a raised error
             # holds this frame.
             result = self._futures[0].result(None if deadline is None else deadline - clock())
+        except StopIteration as exc:  # which would look like the end
+            self.close()
+            raise RuntimeError("a call of map() raised StopIteration") from exc
         except BaseException:
             self.close()
             raise

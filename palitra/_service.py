@@ -174,7 +174,7 @@ class Service:
         # No line from here to the inbox calls anything, so that Ctrl-C comes before or after them.
         calls = self.calls
         (calls.services if call.kind == "service" else calls.waited)[call] = None
-        if self._end:
+        if self._end and (self.ending.done or not call.is_of_call):
             self.finished(call)  # so that the end does not wait for a call that is refused
             raise self.ending.refusal()
         if job is None:
@@ -302,8 +302,11 @@ class Service:
         return _wait(self.ending, self.watch, deadline)
 
     def is_own_thread(self) -> bool:
-        """Whether the caller is on the loop's thread or one of the worker threads."""
-        return self.host.on_loop() or threading.current_thread() in self.workers.threads
+        """Whether the caller is on the loop's thread, or on one that the end waits for."""
+        thread = threading.current_thread()
+        pool = self.host.asyncio_threads
+        of_asyncio = pool is not None and thread in pool.workers.threads
+        return of_asyncio or thread in self.workers.threads or self.host.on_loop()
 
     @property
     def exit_limit(self) -> float | None:

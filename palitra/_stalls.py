@@ -20,6 +20,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import weakref
 from _thread import get_ident
 from functools import partial
@@ -138,7 +139,11 @@ class StallWatch:
             before = clock()
             if over.acquire(True, pause):
                 break
-            self._look(clock() - before - pause)
+            try:
+                self._look(clock() - before - pause)
+            except Exception:  # raised by a handler of the log, after which the watch goes on
+                error = *sys.exc_info(), threading.current_thread()
+                threading.excepthook(threading.ExceptHookArgs(error))
         self._end_hold()
 
     def _pause(self) -> float:

@@ -21,8 +21,9 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 def name_of(what: object) -> str:
     """The name of a callable, coroutine or context manager, for people."""
-    while isinstance(what, functools.partial):
-        what = what.func
+    # By the type itself: `isinstance` asks the object for its class, which may raise.
+    while issubclass(type(what), functools.partial):
+        what = what.func  # type: ignore[attr-defined]
     if type(what) is contextlib._AsyncGeneratorContextManager:
         what = what.gen
     try:

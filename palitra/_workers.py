@@ -333,7 +333,11 @@ class AsyncioThreads(ThreadPoolExecutor):
         if self._refuses:
             raise RuntimeError("cannot schedule new futures after shutdown")
         future: concurrent.futures.Future[_T] = concurrent.futures.Future()
-        self._workers.submit(_AsyncioJob(future, functools.partial(fn, *args, **kwargs)))
+        try:
+            self._workers.submit(_AsyncioJob(future, functools.partial(fn, *args, **kwargs)))
+        except RuntimeError:  # no thread can start; the job stays in the queue
+            future.cancel()
+            raise
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -228,7 +228,7 @@ class SyncIterator(Face, Iterator[_T_co]):
     def _item(self, operation: Callable[[], Awaitable[Any]], what: str) -> _T_co:
         try:
             item = self._step(operation, what)
-        except StopAsyncIteration as stop:
+        except (StopAsyncIteration, StopIteration) as stop:
             item = Raised(stop)
         return self._given(item) if type(item) is Raised else item
 
@@ -239,6 +239,9 @@ class SyncIterator(Face, Iterator[_T_co]):
             return given
         error = item.take()
         try:
+            ending = self._owner.service.ending
+            if issubclass(type(error), asyncio.CancelledError) and ending.cause is not None:
+                error = ending.failure()  # the end of the loop has cancelled the iterator
             if issubclass(type(error), StopAsyncIteration):
                 raise StopIteration(*error.args[:1])
             raise error

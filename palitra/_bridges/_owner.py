@@ -23,6 +23,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import inspect
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
@@ -80,6 +81,8 @@ class Step(BlockingCall[_T]):
 
     def keep(self, error: BaseException) -> None:
         """On the loop: store what `settle` is to settle with."""
+        if issubclass(type(error), asyncio.CancelledError) and not self.cancelling:
+            error = self._service.ending.host_failure() or error
         self._exception = user_traceback(error)
 
     def settle(self) -> None:
@@ -110,6 +113,9 @@ class Raised:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+        if issubclass(type(error), StopIteration):  # as in a coroutine: it would look like the end
+            self.error = RuntimeError("async iterator raised StopIteration")
+            self.error.__cause__ = error
 
     def take(self) -> BaseException:
         """Return the exception and forget it.
@@ -140,6 +146,7 @@ class Owner:
         self.work: Coroutine[Any, Any, None] | None = None  # what the task runs
         # What the end calls to leave the object, as long as the object stands among the contexts.
         self._exit: Callable[..., Awaitable[bool]] | None = None
+        self._begun = False  # whether the task has
         self._steps: deque[Step[Any]] = deque()
         self._current: Step[Any] | None = None
         # Whether `_interrupt` has cancelled what the task does now. That is done once, and taken
@@ -187,6 +194,7 @@ class Owner:
             return await self.leave(exc)
 
         leave.__qualname__ = f"the closing of {self.name}"  # what a report of its failure names
+        leave.tasks = self.tasks  # type: ignore[attr-defined]  # `Ending` spares them until then
         return leave
 
     def _wake(self) -> None:
@@ -199,6 +207,7 @@ class Owner:
         return self._loop is not None
 
     async def _work(self) -> None:
+        self._begun = True
         while not self.over:
             # The end of the loop cancels each task only once, so close the object now.
             if self._closing or self.service.ending.loop_ends:
@@ -284,7 +293,13 @@ class Owner:
         step.fail(RuntimeError(f"{self.name} is closed"))
 
     def _ended(self, _: object) -> None:
-        self._finish()  # a task that was cancelled before its first step has not done so
+        if not self._begun:  # cancelled before the task's first step: nothing was opened
+            self.refused()
+            while self._steps:
+                step = self._steps.popleft()
+                step.keep(asyncio.CancelledError())
+                step.settle()
+        self._finish()
 
     def cancel(self, step: Step[Any]) -> None:
         """Cancel *step*, whether it has begun or not."""
@@ -441,11 +456,16 @@ class Face:
         return self._take(Step(self._owner, operation), what)
 
     def _last_step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T | None:
-        """As `_step`; return None where a shutdown closes the object, or has closed it."""
+        """As `_step`; return None where a shutdown closes the object, or has closed it.
+
+        A shutdown waits for its calls before it closes anything, and so for a step of theirs.
+        """
         owner = self._owner
-        if owner.over or not owner.service.usable:
+        in_call = owner.service.is_own_thread()
+        if owner.over or not (owner.service.usable or in_call):
             return None
         step = Step(owner, operation)
+        step.is_of_call = in_call
         try:
             return self._take(step, what)
         except RuntimeError:
@@ -466,9 +486,11 @@ class Face:
             self._free = True
             del step  # a raised error holds this frame
 
-    def __del__(self) -> None:
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         owner = self.__dict__.get("_owner")
-        if owner is not None and owner.started and (owner.ahead or not owner.over):
+        if owner is None or _is_finalizing():
+            return  # nothing is left that would close the object
+        if owner.started and (owner.ahead or not owner.over):
             owner.service.inbox.post(owner.drop)
 
 

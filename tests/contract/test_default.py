@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -402,3 +403,15 @@ def test_the_program_of_the_first_readme_runs(python: Python) -> None:
 
     comments = [{"id": number} for number in range(1, 11)]
     assert (end.returncode, end.stdout, end.stderr) == (0, f"{comments}\n", "")
+
+
+@pytest.mark.parametrize("call", ["run", "gather"])
+def test_coroutines_are_closed_where_there_can_be_no_executor(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setenv("PALITRA_STALL_TIMEOUT", "soon")
+    coros = [value_of(number) for number in range(1 if call == "run" else 2)]
+    with pytest.raises(ValueError, match="PALITRA_STALL_TIMEOUT"):
+        getattr(palitra, call)(*coros)
+
+    assert all(inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED for coro in coros)

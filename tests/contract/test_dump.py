@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import palitra
-from contract.gates import Held, in_thread
+from contract.gates import PATIENCE, Held, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -268,3 +268,32 @@ def test_without_a_standard_error_nothing_is_written(
     monkeypatch.setattr("sys.stderr", None)
 
     palitra.dump()
+
+
+def test_what_cannot_say_its_class_is_shown_all_the_same(executor: AsyncLoopExecutor) -> None:
+    """As a proxy that is bound to nothing any more."""
+    held = Held()
+
+    class Unbound:
+        __class__ = property(lambda self: class_of(self))
+
+        def __call__(self) -> int:
+            held.started.open()
+            held.release.wait()
+            return 7
+
+    def class_of(unbound: Unbound) -> type:
+        if held.started.is_open:
+            raise RuntimeError("unbound")
+        return type(unbound)
+
+    future = executor.submit(Unbound())
+    held.started.wait()
+    text = io.StringIO()
+    palitra.dump(text)
+    [call] = executor.calls()
+    held.open_all()
+
+    assert "Unbound" in call.name
+    assert "Unbound" in text.getvalue()
+    assert future.result(PATIENCE) == 7

@@ -18,7 +18,7 @@ from lifetimes import opens
 from palitra import AsyncLoopExecutor, DeadlockError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 pytestmark = pytest.mark.any_host
 
@@ -403,3 +403,45 @@ def test_the_modules_functions_use_the_default(default_executor: AsyncLoopExecut
 
     assert manager.tasks[0].get_loop() is loop
     assert seen == [loop]
+
+
+@asynccontextmanager
+async def kept_open() -> AsyncIterator[int]:
+    yield 7
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 7
+
+
+OPENS: dict[str, Callable[[AsyncLoopExecutor], object]] = {
+    "enter_context": lambda executor: executor.enter_context(kept_open),
+    "cached_context": lambda executor: executor.cached_context(kept_open)(),
+    "sync_context": lambda executor: executor.sync_context(kept_open).__enter__(),
+    "sync_iter": lambda executor: list(executor.sync_iter(numbers())),
+}
+
+
+@pytest.mark.parametrize("open_one", OPENS.values(), ids=OPENS)
+def test_what_is_cancelled_before_it_begins_says_so(
+    open_one: Callable[[AsyncLoopExecutor], object],
+) -> None:
+    """In debug mode no task begins at once, so that user code can come and cancel it first."""
+    going = True
+
+    async def cancel_all() -> None:
+        while going:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0)
+
+    with AsyncLoopExecutor(debug=True) as executor:
+        cancels = executor.submit(cancel_all)
+        for _ in range(20):
+            try:
+                result = open_one(executor)
+            except asyncio.CancelledError:
+                continue
+            assert result in (7, [7])
+        going = False
+        cancels.result(PATIENCE)

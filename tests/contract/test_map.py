@@ -696,3 +696,16 @@ def gone(executor: AsyncLoopExecutor, reference: weakref.ref[Any]) -> bool:
     executor.run(value_of(None))
     collect_where_due()
     return reference() is None
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_a_call_that_raises_stop_iteration_does_not_look_like_the_end(
+    executor: AsyncLoopExecutor, kind: str
+) -> None:
+    async def first(items: Iterator[int]) -> int:
+        return next(items)
+
+    calls = executor.map(next if kind == "plain" else first, [iter([1]), iter([]), iter([3])])
+    assert next(calls) == 1
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        next(calls)

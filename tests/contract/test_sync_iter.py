@@ -1127,3 +1127,23 @@ def test_the_modules_sync_iter_uses_the_default(default_executor: AsyncLoopExecu
         yield asyncio.get_running_loop()
 
     assert list(palitra.sync_iter(loops)) == [default_executor.get_loop()]
+
+
+@both
+def test_stop_iteration_from_the_iterator_does_not_look_like_the_end(
+    executor: AsyncLoopExecutor, buffersize: int | None
+) -> None:
+    class Numbers:
+        def __init__(self) -> None:
+            self.numbers = iter([1, 2])
+
+        def __aiter__(self) -> Self:
+            return self
+
+        def __anext__(self) -> Any:
+            return asyncio.sleep(0, next(self.numbers))
+
+    numbers = executor.sync_iter(Numbers(), buffersize=buffersize)
+    assert (next(numbers), next(numbers)) == (1, 2)
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        next(numbers)

@@ -367,3 +367,58 @@ def test_who_looks_at_a_future_for_long_does_not_keep_the_end_from_settling_it(
         executor.shutdown()
         """,
     ) == ["BrokenExecutor"]
+
+
+STEPS = {
+    "next": "next(executor.sync_iter(endless))",
+    "next of what is fetched ahead": "next(executor.sync_iter(endless, buffersize=2))",
+    "sync_context": "executor.sync_context(Hangs()).__enter__()",
+    "enter_context": "executor.enter_context(Hangs())",
+    "cached_context": "executor.cached_context(Hangs)()",
+    "next of an idle iterator": "idle()",
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_a_step_fails_as_a_call_does(
+    loop: str, printed_by: Callable[..., list[str]], step: str
+) -> None:
+    assert printed_by(
+        loop,
+        f"""
+        class Hangs:
+            async def __aenter__(self):
+                await hang()
+
+            async def __aexit__(self, *error):
+                pass
+
+        async def endless():
+            while True:
+                await hang()
+                yield 1
+
+        async def ready():
+            yield 1
+            yield 2
+
+        def idle():
+            numbers = executor.sync_iter(ready)
+            next(numbers)
+            begun.set()
+            over.wait()
+            next(numbers)
+
+        async def main():
+            global executor, thread
+            executor = palitra.AsyncLoopExecutor.from_loop()
+            thread = in_thread(lambda: say(outcome_of(lambda: {step})))
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+
+        over = threading.Event()
+        run(main())
+        over.set()
+        thread.join()
+        """,
+    ) == ["BrokenExecutor"]

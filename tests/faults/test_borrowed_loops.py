@@ -1184,3 +1184,17 @@ def test_what_a_callable_has_returned_is_closed_with_the_loop() -> None:
     assert isinstance(future.exception(SOON), BrokenExecutor)
     executor.shutdown()
     assert inspect.getcoroutinestate(returned[0]) == inspect.CORO_CLOSED
+
+
+def test_a_callback_that_is_pushed_first_of_all_is_called() -> None:
+    called = []
+
+    async def callback(argument: int) -> None:
+        called.append(argument)
+
+    async def main() -> None:
+        async with palitra.AsyncLoopExecutor.from_loop() as executor:
+            executor.push_async_callback(callback, 7)
+
+    asyncio.run(main())
+    assert called == [7]

@@ -1020,3 +1020,27 @@ def test_the_end_of_a_subinterpreter_finishes_calls_and_leaves_contexts(
     else:
         assert printed[:3] == ["run", "thread", "finished"]
         assert sorted(printed[3:]) == ["left default", "left explicit", "stray task cleaned up"]
+
+
+def test_a_handler_of_the_log_that_raises_cancels_nothing(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    assert printed_by("""
+        from palitra import _hooks
+
+        class Raises(logging.Handler):
+            def emit(self, record):
+                told.set()
+                raise ValueError
+
+        async def call():
+            while not told.is_set():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            say("done")
+
+        told = threading.Event()
+        _hooks.PATIENCE = 0.1
+        logging.getLogger("palitra").addHandler(Raises())
+        palitra.get_executor().submit(call)
+    """) == ["done"]

@@ -409,3 +409,27 @@ class TestTheWatch:
             executor.run(double(1))
             atexit.register(lambda: say(executor.run(double(2))))
         """) == ["4"]
+
+
+def test_a_handler_of_the_log_that_raises_does_not_end_the_watch(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    """What the handler raises is shown, as what any thread raises."""
+    assert printed_by("""
+        class Raises(logging.Handler):
+            def emit(self, record):
+                told.release()
+                raise ValueError
+
+        async def hold():
+            told.acquire()
+
+        told = threading.Semaphore(0)
+        threading.excepthook = lambda shown: say(shown.exc_type.__name__)
+        logging.getLogger("palitra").addHandler(Raises())
+        with palitra.AsyncLoopExecutor(stall_timeout=0.05) as executor:
+            executor.run(hold())
+            while told.acquire(blocking=False):
+                pass
+            executor.run(hold())
+    """)[:1] == ["ValueError"]
