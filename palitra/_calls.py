@@ -136,6 +136,7 @@ class Call:
     cancelling = False  # whether a cancellation of palitra's has reached the coroutine
     _over = False  # whether its body has ended, or will never run
     is_of_call = False  # whether another call makes it, for which a shutdown waits
+    is_clean_up = False  # whether it leaves what an earlier one has opened
 
     # -- what it is ---------------------------------------------------------------------------
 

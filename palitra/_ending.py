@@ -33,6 +33,7 @@ import time
 import weakref
 from _thread import get_ident
 from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 from ._calls import GRACE, Call, Calls, describe
 from ._hosts import Host, all_done, say_nothing_of
@@ -65,7 +66,11 @@ class Contexts:
         self.body_error: BaseException | None = None
 
     async def leave_all(self) -> None:
-        """Leave each context. If leaving one raises, report that, and go on with the others."""
+        """Leave each context. If leaving one raises, report that, and go on with the others.
+
+        If that comes of an exception of the body, the others see what has become of it, as in an
+        `AsyncExitStack`. Otherwise they have nothing to do with it.
+        """
         loop = asyncio.get_running_loop()
         error = self.body_error
         while self.entered:
@@ -75,6 +80,8 @@ class Contexts:
                 if await leave(error):
                     error = None
             except BaseException as exc:
+                if error is not None and not issubclass(type(exc), asyncio.CancelledError):
+                    error = exc
                 loop.call_exception_handler(
                     {"message": f"{name_of(leave)} failed at shutdown", "exception": exc}
                 )
@@ -117,6 +124,24 @@ class Postponed:
                     time.sleep(PAUSE)
         finally:
             del self._running[me]
+
+
+async def _end_strays(spared: set[asyncio.Task[Any]]) -> None:
+    """End the tasks that user code has started beside its calls, and its async generators.
+
+    They may hold what contexts hold, such as a connection with a thread. They have a second.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [task for task in asyncio.all_tasks() - spared if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await all_done(loop, tasks, GRACE)
+    for generator in list(getattr(loop, "_asyncgens", ())):
+        try:
+            await generator.aclose()
+        except Exception as exc:
+            message = f"closing {name_of(generator)} failed at exit"
+            loop.call_exception_handler({"message": message, "exception": exc})
 
 
 class Ending:
@@ -222,16 +247,20 @@ class Ending:
         self._inbox.post(self.fail_calls)
         self._inbox.post(self.wind_down)
 
-    def cancel_calls(self) -> None:
-        """Cancel every call that can be cancelled, and has not been yet."""
+    def cancel_calls(self, *, clean_up: bool = False) -> None:
+        """Cancel every call that can be cancelled, and has not been yet; *clean_up*: really every.
+
+        Without *clean_up*, not what leaves a context or closes an iterator.
+        """
         # Cancel newest first, so that a freed slot starts no call that is about to be cancelled.
         for call in reversed(self._calls.snapshot()):
-            call.cancel_once()
+            if clean_up or not call.is_clean_up:
+                call.cancel_once()
 
     def cancel_everything(self) -> None:
         """Cancel what the end of the loop waits for: its calls, then the clean-up itself."""
         if self._calls.waited:
-            self.cancel_calls()
+            self.cancel_calls(clean_up=True)
         else:
             self._inbox.post(self._cancel_tasks)
 
@@ -319,6 +348,10 @@ class Ending:
         async def leave() -> None:
             await self._end_services()  # which may use the contexts, in their clean-up too
             await self.contexts.leave_all()
+            if not self._host.is_borrowed:
+                await _end_strays(
+                    {task for call in self._calls.snapshot() for task in call.tasks()}
+                )
 
         if any(thread.is_alive() for thread in after):
             asyncio.get_running_loop().call_later(_LOOK, self._leave_contexts_early, after)

@@ -395,6 +395,10 @@ def _is_sent_by_value(module: str, cloudpickle: FrameType | None) -> bool:
     return any(f"{module}.".startswith(f"{name}.") for name in {"__main__", *registered})
 
 
+# Since 3.14 annotations are evaluated when somebody asks for them, and the names may come later.
+_ANNOTATIONS = ["__annotate__" if sys.version_info >= (3, 14) else "__annotations__"]
+
+
 def _described(function: Any, fn: Any) -> Any:
     """Return *function* as by `functools.wraps`, but without the marks of coroutine functions."""
     attributes = {
@@ -410,11 +414,11 @@ def _described(function: Any, fn: Any) -> Any:
         functools.update_wrapper(function, named, updated=())
     else:
         functools.update_wrapper(function, type(named), updated=())
-        functools.update_wrapper(function, type(named).__call__, ["__annotations__"], ())
+        functools.update_wrapper(function, type(named).__call__, _ANNOTATIONS, ())
         function.__doc__ = named.__doc__
     if named is not fn or not hasattr(named, "__globals__"):
         # `typing.get_type_hints` looks for the names in the annotations where *fn* has them.
-        with contextlib.suppress(NameError):
+        with contextlib.suppress(Exception):  # a text that is no type, or names that come later
             function.__annotations__ = typing.get_type_hints(function, include_extras=True)
     function.__dict__.update(attributes, __wrapped__=fn)
     return function

@@ -466,6 +466,7 @@ class Face:
             return None
         step = Step(owner, operation)
         step.is_of_call = in_call
+        step.is_clean_up = True
         try:
             return self._take(step, what)
         except RuntimeError:

@@ -445,3 +445,34 @@ def test_what_is_cancelled_before_it_begins_says_so(
             assert result in (7, [7])
         going = False
         cancels.result(PATIENCE)
+
+
+def test_what_a_context_makes_of_the_bodys_exception_reaches_those_that_are_left_then() -> None:
+    """As in an `AsyncExitStack`."""
+    told: list[BaseException] = []
+
+    @asynccontextmanager
+    async def outer() -> AsyncIterator[None]:
+        try:
+            yield
+        except KeyError as error:
+            told.append(error)
+
+    @asynccontextmanager
+    async def inner() -> AsyncIterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise KeyError("a better name") from error
+
+    reported: list[object] = []
+    with AsyncLoopExecutor() as executor:
+        executor.get_loop().set_exception_handler(
+            lambda loop, context: reported.append(context["exception"])
+        )
+        executor.enter_context(outer)
+        executor.enter_context(inner)
+        raise ValueError
+
+    assert isinstance(told[0], KeyError)  # `outer` has suppressed it
+    assert reported == told

@@ -787,3 +787,55 @@ async def fixture_by_sync() -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
     yield "value"
     assert asyncio.get_running_loop() is loop
+
+
+async def documented(city: Any, days: Any = 1) -> str:
+    return f"{city} {days}"
+
+
+documented.__annotations__ = {"city": "the city to look up", "days": "int | 'str'"}
+
+
+class Decorated:
+    """A decorator that is a class."""
+
+    def __init__(self, fn: Any) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+
+    async def __call__(self, *args: Any) -> str:
+        result: str = await self.fn(*args)
+        return result
+
+
+class Documented:
+    async def __call__(self, city: Any) -> str:
+        return f"{city} 1"
+
+
+Documented.__call__.__annotations__ = {"city": "the city to look up"}
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        documented,
+        functools.partial(documented, days=1),
+        Decorated(documented),
+        Documented(),
+    ],
+    ids=["function", "partial", "class", "callable"],
+)
+def test_annotations_that_are_no_types_are_nobodys_business(fn: Any) -> None:
+    assert AsyncLoopExecutor().sync(fn)("Oslo") == "Oslo 1"
+
+
+def test_names_in_the_annotations_of_a_callable_may_come_later() -> None:
+    namespace: dict[str, Any] = {}
+    code = "class Forecast:\n    async def __call__(self, city: City) -> int:\n        return 7\n"
+    if sys.version_info < (3, 14):
+        code = "from __future__ import annotations\n" + code
+    exec(code, namespace)
+    with AsyncLoopExecutor() as executor:
+        forecast = executor.sync(namespace["Forecast"]())
+        assert forecast("Oslo") == 7

@@ -354,11 +354,10 @@ def test_who_looks_at_a_future_for_long_does_not_keep_the_end_from_settling_it(
         executor = palitra.AsyncLoopExecutor.from_loop(own)
         future = executor.submit(hang)
         own.call_soon(lambda: own.call_later(0.1, own.stop))
-        others = [concurrent.futures.Future()]
-        while id(others[-1]) < id(future):  # in this order `wait` takes their locks
-            others.append(concurrent.futures.Future())
-        with others[-1]._condition:
-            in_thread(concurrent.futures.wait, [future, others[-1]], 0)
+        other = concurrent.futures.Future()
+        concurrent.futures._base.id = lambda each: each is other  # `wait` takes its lock last
+        with other._condition:
+            in_thread(concurrent.futures.wait, [future, other], 0)
             while not future._holder:
                 time.sleep(0.001)
             own.run_forever()

@@ -181,3 +181,39 @@ def test_a_pools_thread_that_calls_keeps_the_contexts_open_until_it_has_ended(
         ThreadPoolExecutor().submit(job)
         begun.wait()
     """) == ["open 2", "left"]
+
+
+@pytest.mark.parametrize("leave", ["context.__exit__(None, None, None)", "numbers.close()"])
+def test_a_clean_up_that_somebody_waits_for_is_not_cancelled_by_a_shutdown(
+    printed_by: Callable[..., list[str]], leave: str
+) -> None:
+    assert printed_by(f"""
+        import contextlib
+
+        async def generate():
+            try:
+                yield 1
+            finally:
+                begun.set()
+                while executor._service.usable:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.05)
+                say("cleaned up")
+
+        def end():
+            begun.wait()
+            executor.shutdown(cancel_futures=True)
+
+        begun = threading.Event()
+        executor = palitra.AsyncLoopExecutor()
+        context = executor.sync_context(contextlib.asynccontextmanager(generate))
+        context.__enter__()
+        numbers = executor.sync_iter(generate)
+        if "{leave}".startswith("numbers"):
+            next(numbers)
+        thread = threading.Thread(target=end)
+        thread.start()
+        {leave}
+        say("left")
+        thread.join()
+    """)[:2] == ["cleaned up", "left"]

@@ -662,3 +662,38 @@ class TestLateCalls:
         """)
         assert sorted(lines) == ["4", "child", "left"]
         assert lines.index("4") < lines.index("left")
+
+
+HELD = {
+    "a task": """
+        async def hold():
+            async with Connection():
+                opened.set()
+                await asyncio.Event().wait()
+
+        async def main():
+            global held
+            held = asyncio.create_task(hold())
+            await opened.wait()
+    """,
+    "an async generator": """
+        async def connections():
+            async with Connection() as connection:
+                yield connection
+
+        async def main():
+            global held
+            held = connections()
+            await anext(held)
+    """,
+}
+
+
+@pytest.mark.parametrize("main", HELD.values(), ids=HELD)
+def test_a_connection_that_a_stray_holds_is_closed(
+    printed_by: Callable[..., list[str]], main: str
+) -> None:
+    assert printed_by(CONNECTION, "opened = asyncio.Event()", main, "palitra.run(main())") == [
+        "last words",
+        "closed",
+    ]

@@ -456,11 +456,10 @@ def test_while_somebody_looks_at_a_callable_that_runs(
         """
         future = submit(returns_awaitable)
         entered.wait()
-        others = [concurrent.futures.Future()]
-        while id(others[-1]) < id(future):  # in this order `wait` takes their locks
-            others.append(concurrent.futures.Future())
-        with others[-1]._condition:
-            looks = threading.Thread(target=concurrent.futures.wait, args=([future, others[-1]], 0))
+        other = concurrent.futures.Future()
+        concurrent.futures._base.id = lambda each: each is other  # `wait` takes its lock last
+        with other._condition:
+            looks = threading.Thread(target=concurrent.futures.wait, args=([future, other], 0))
             looks.start()
             while not future._holder:
                 time.sleep(0.001)
