@@ -39,7 +39,7 @@ from ._calls import GRACE, Call, Calls, describe
 from ._hosts import Host, all_done, say_nothing_of
 from ._inbox import Inbox
 from ._waiting import Deadline, Moment
-from ._words import name_of
+from ._words import name_of, shown
 from ._workers import WorkerThreads
 
 LOGGER = logging.getLogger("palitra")
@@ -195,7 +195,7 @@ class Ending:
         """The error for calls that a failure of the loop has ended."""
         if self.cause is None:
             return concurrent.futures.BrokenExecutor("the event loop has ended")
-        error = concurrent.futures.BrokenExecutor(f"the event loop failed: {self.cause!r}")
+        error = concurrent.futures.BrokenExecutor(f"the event loop failed: {shown(self.cause)}")
         error.__cause__ = self.cause
         return error
 

@@ -21,6 +21,7 @@ import asyncio.events
 import atexit
 import contextlib
 import logging
+import math
 import os
 import sys
 import threading
@@ -104,6 +105,8 @@ class _Process:
         self.exiting = False
         self.interrupted = False  # by Ctrl-C, in one of the hooks that wait
         self.hurried = False  # and once more: nothing is waited for any more
+        self.died = False  # whether an earlier Ctrl-C, which nobody has caught, ends the program
+        self.deadline = math.inf  # the seconds of waiting after which all is left behind
         self.waited = 0.0  # seconds of waiting since the end of the main thread
         self.left: list[str] = []  # the names of what was left behind
         self.pid: int | None = None  # the process that first used palitra, or ran the fork hook
@@ -303,6 +306,7 @@ def _start_afresh() -> None:
     _process.atexit_hook = False
     _process.exiting = _process.interrupted = _process.hurried = False
     _process.waited = 0.0
+    _process.died, _process.deadline = False, math.inf
     _process.left.clear()
     for service in _process.services.list():
         service.after_fork_in_child()
@@ -311,6 +315,7 @@ def _start_afresh() -> None:
 def _main_thread_ends() -> None:
     """Finish the calls in flight, except those that other threads make from now on."""
     check_process()
+    _process.died = _dies_of_ctrl_c()
     services = _process.services.list()
     _wait(services, lambda service, seconds: service.ending.wait_for_calls(seconds))
     if not _atexit_is_skipped():
@@ -326,6 +331,12 @@ def _main_thread_ends() -> None:
         _start_thread(_at_exit_of_others)
     else:
         _at_exit()
+
+
+def _dies_of_ctrl_c() -> bool:
+    """Whether an exception that was shown last ends the program, and is that of Ctrl-C."""
+    interactive = sys.flags.interactive or hasattr(sys, "ps1")
+    return issubclass(type(getattr(sys, "last_value", None)), KeyboardInterrupt) and not interactive
 
 
 def _start_thread(target: Callable[[], None]) -> bool:
@@ -431,9 +442,10 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
     """Wait for each of *services*; a log line after a while, and Ctrl-C cancels what is left.
 
     A second Ctrl-C, here or in a later hook, ends this waiting and all that would follow; what is
-    waited for is left behind. Neither is raised, nor what other signal handlers raise: an exception
-    here would only be printed by the interpreter, which is ending anyway, and would keep the other
-    hooks from running.
+    waited for is left behind. If the program ends because of an earlier one, the first here has
+    that effect too, a second later: two Ctrl-C end a program wherever it waits. None of these is
+    raised, nor what other signal handlers raise: an exception here would only be printed by the
+    interpreter, which is ending anyway, and would keep the other hooks from running.
 
     A service whose `exit_limit` has passed is cancelled, and left behind a second later.
     """
@@ -462,6 +474,8 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
                 with contextlib.suppress(BaseException):
                     _leave_behind(pending, goes_on=not _process.exiting)
             _process.interrupted = interrupted = True
+            if _process.died:
+                _process.deadline = _process.waited + _GRACE
 
 
 def _say_waiting(services: list[Watched]) -> None:
@@ -473,6 +487,9 @@ def _say_waiting(services: list[Watched]) -> None:
 def _passes_limit(service: Watched, limited: list[Watched]) -> bool:
     """Whether *service* is left behind: a second after it was cancelled, which is done here too."""
     limit = service.exit_limit
+    if _process.waited >= _process.deadline:
+        _leave_behind([service])
+        return True
     if limit is None or _process.waited < limit:
         return False
     if _process.waited >= limit + _GRACE:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from types import TracebackType
 from typing import Any
 
 from ._calls import clock
 
 
-class Results(Iterator[Any]):
+class Results(Generator[Any, None, None]):
     """The results of the calls of one `map`, in order.
 
     The executor is kept only as long as there are inputs to submit.
@@ -69,6 +70,15 @@ class Results(Iterator[Any]):
                 self._calls = None
             else:
                 self._futures.append(future)
+
+    def send(self, value: None, /) -> Any:
+        """Return the next result: what the standard executors return is a generator."""
+        return next(self)
+
+    def throw(self, typ: Any, val: Any = None, tb: TracebackType | None = None, /) -> Any:
+        """Cancel the calls that are left, and raise, as a generator does."""
+        self.close()
+        return super().throw(typ, val, tb)
 
     def close(self) -> None:
         """Cancel the calls that are left, started or not."""

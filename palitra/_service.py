@@ -207,6 +207,8 @@ class Service:
 
     def finished(self, call: Call) -> None:
         """Let go of *call*: its body has ended, and everybody has been told."""
+        if not _hooks.mark[0]:
+            _hooks.check_process()  # the call may have forked; its thread is to end in the child
         calls = self.calls
         if calls.waited.pop(call, calls) is calls or calls.watched:
             calls.discard(call)

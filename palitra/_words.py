@@ -85,6 +85,14 @@ def _is_ours(frame: FrameType) -> bool:
     return package == _PACKAGE or (isinstance(package, str) and package.startswith(f"{_PACKAGE}."))
 
 
+def shown(error: BaseException) -> str:
+    """The `repr` of *error*, whose own may raise."""
+    try:
+        return repr(error)
+    except Exception:
+        return f"a {type(error).__qualname__}"
+
+
 def in_words(name: str, kind: str, state: str, age: float, place: object) -> str:
     """One call, for a text: what it is, and where it stands, if that is known."""
     where = "" if place is None else f", at {place}"

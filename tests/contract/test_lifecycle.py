@@ -1246,3 +1246,24 @@ def test_an_ended_executor_keeps_nothing_of_the_calls_that_it_refuses(
     gc.collect()
 
     assert futures() == before
+
+
+def test_an_error_that_cannot_be_shown_breaks_the_executor_as_any_other() -> None:
+    class Unshown(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not today")
+
+        __repr__ = __str__
+
+    def fails() -> None:
+        raise Unshown
+
+    executor = AsyncLoopExecutor(initializer=fails)
+    logging.disable(logging.CRITICAL)
+    try:
+        with pytest.raises(BrokenExecutor, match="Unshown") as caught:
+            executor.run(value_of(7))
+    finally:
+        logging.disable(logging.NOTSET)
+    assert isinstance(caught.value.__cause__, Unshown)
+    executor.shutdown()

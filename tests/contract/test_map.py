@@ -9,8 +9,9 @@ import queue
 import threading
 import time
 import weakref
+from collections.abc import Generator
 from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -709,3 +710,19 @@ def test_a_call_that_raises_stop_iteration_does_not_look_like_the_end(
     assert next(calls) == 1
     with pytest.raises(RuntimeError, match="raised StopIteration"):
         next(calls)
+
+
+def test_the_iterator_is_a_generator_as_that_of_a_thread_pool(
+    executor: AsyncLoopExecutor, held: Held
+) -> None:
+    results = cast("Generator[int, None, None]", executor.map(held.coroutine, [1, 2]))
+    held.started.wait()
+    with pytest.raises(LookupError):
+        results.throw(LookupError())
+    held.cancelled.wait()
+    held.open_all()
+    assert list(results) == []
+
+    results = cast("Generator[int, None, None]", executor.map(value_of, [1, 2]))
+    assert isinstance(results, Generator)
+    assert (results.send(None), next(results)) == (1, 2)

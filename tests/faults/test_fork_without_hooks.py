@@ -383,3 +383,34 @@ def test_contexts_are_left_by_the_process_that_entered_them(
         say(bare_fork(child))
         """,
     ) == ["the child's False", "7", "the parent's True"]
+
+
+@pytest.mark.parametrize("call", ["submit", "run", "gather", "a callable"])
+def test_a_child_that_a_call_forks_ends_with_its_thread(
+    printed_by: Callable[..., list[str]], call: str
+) -> None:
+    """Though it makes no call, and waits for none."""
+    assert printed_by(
+        BARE_FORK,
+        f"""
+        def fork():
+            come_to_rest()
+            pid = C.fork()
+            if not pid:
+                signal.alarm(15)
+            return pid
+
+        async def fork_on_loop():
+            return fork()
+
+        executor = palitra.AsyncLoopExecutor()
+        executor.submit(int).result()
+        if "{call}" == "run":
+            pid = executor.run(fork_on_loop())
+        elif "{call}" == "gather":
+            [pid] = executor.gather(fork_on_loop())
+        else:
+            pid = executor.submit(fork_on_loop if "{call}" == "submit" else fork).result()
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), executor.run(double(1)))
+        """,
+    ) == ["0 2"]

@@ -208,3 +208,51 @@ def test_one_ctrl_c_at_exit_cancels_once(start: Callable[..., Child]) -> None:
     ended = child.finish()
 
     assert (ended.stdout, ended.stderr, ended.returncode) == ("1 1\n", "", 0)
+
+
+WAITS = {
+    "result": "executor.submit(ignores_cancellation).result()",
+    "exception": "executor.submit(ignores_cancellation).exception()",
+    "result of a callable": "executor.submit(holds).result()",
+    "map": "list(executor.map(ignores_cancellation_of, [1]))",
+    "wait": "concurrent.futures.wait([executor.submit(ignores_cancellation)])",
+    "shutdown": "executor.submit(ignores_cancellation); executor.shutdown()",
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_two_end_a_program_wherever_it_waits(start: Callable[..., Child], wait: str) -> None:
+    """The first ends the wait and the program; the second, its exit, a second later."""
+    child = start(
+        PROGRAM,
+        f"""
+        import concurrent.futures
+        from palitra import _hooks
+
+        class Tells(logging.Handler):
+            def emit(self, record):
+                say(record.getMessage().partition(" for ")[0])
+
+        def holds():
+            say("begun")
+            threading.Event().wait()
+
+        async def ignores_cancellation_of(_):
+            await ignores_cancellation()
+
+        _hooks.PATIENCE = 0.1  # before the exit says that it waits
+        logging.getLogger("palitra").addHandler(Tells())
+        executor = palitra.AsyncLoopExecutor()
+        {wait}
+        """,
+    )
+    child.expect("begun")
+    child.send_signal(signal.SIGINT)
+    while child.read_line() != "waiting at exit\n":
+        pass  # `map` has cancelled its call by then
+    child.send_signal(signal.SIGINT)
+    ended = child.finish()
+
+    assert "KeyboardInterrupt" in ended.stderr.splitlines()
+    assert any(line.startswith("left behind at exit: ") for line in ended.stdout.splitlines())
+    assert ended.returncode == -signal.SIGINT
