@@ -207,10 +207,9 @@ class Ending:
     def host_failure(self) -> BaseException | None:
         """The error for a call that the end of its loop has cancelled; None if the loop goes on."""
         cause = self._host.failure()
-        if cause is None:
-            return None
-        self.break_with(cause)
-        return self.failure()
+        if cause is not None:
+            self.break_with(cause)
+        return None if self.cause is None else self.failure()
 
     # -- beginning the end, in any thread -----------------------------------------------------
 

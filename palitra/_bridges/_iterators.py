@@ -239,9 +239,8 @@ class SyncIterator(Face, Iterator[_T_co]):
             return given
         error = item.take()
         try:
-            ending = self._owner.service.ending
-            if issubclass(type(error), asyncio.CancelledError) and ending.cause is not None:
-                error = ending.failure()  # the end of the loop has cancelled the iterator
+            if issubclass(type(error), asyncio.CancelledError):
+                error = self._owner.service.ending.host_failure() or error
             if issubclass(type(error), StopAsyncIteration):
                 raise StopIteration(*error.args[:1])
             raise error
