@@ -541,6 +541,7 @@ def test_what_a_clean_up_raises_keeps_no_call_from_being_settled(
 
     with AsyncLoopExecutor(max_workers=1) as executor:
         first = executor.submit(held.coroutine, 1)
+        held.started.wait()  # and has the only slot
         future = executor.submit(Stubborn() if made_in == "caller" else make)
         if made_in == "thread":
             made.wait()
