@@ -551,6 +551,7 @@ def test_what_a_clean_up_raises_keeps_no_call_from_being_settled(
             executor.shutdown(wait=False, cancel_futures=True)
         else:
             future.cancel()
+        assert wait([future], 10).done  # before there is a slot
         held.open_all()
 
     assert future.cancelled()
