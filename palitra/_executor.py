@@ -443,7 +443,8 @@ class AsyncLoopExecutor(Executor):
             wait: Whether to return only when all of this is done and the threads have ended.
             cancel_futures: Whether to cancel the calls that are unfinished, including coroutines in
                 flight and those of `run` and `gather`. A callable that runs in a worker thread
-                cannot be cancelled, nor can an awaitable that it then returns.
+                cannot be cancelled, nor can an awaitable that it then returns. What leaves a
+                context or closes an iterator just then is not cancelled.
             timeout: The most seconds to wait; None: no limit. The executor goes on ending when the
                 limit has passed, and this can be called again. If the process exits before that,
                 the exit cancels what is left, gives it a second, and leaves it behind.

@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WAITS = """
-import contextlib
-
-
 def told(wait):
     try:
         wait()
