@@ -48,14 +48,21 @@ def come_to_rest():
         time.sleep(0.05)
 
 
-def bare_fork(function):
-    # Run function in a child that none of Python's hooks has prepared; its exit code.
+def fork_without_hooks():
+    # Fork so that none of Python's hooks prepares the child; as os.fork, its pid, and in it 0.
     come_to_rest()
     pid = C.fork()
     if not pid:
+        signal.alarm(15)
+    return pid
+
+
+def bare_fork(function):
+    # Run function in a child that none of Python's hooks has prepared; its exit code.
+    pid = fork_without_hooks()
+    if not pid:
         code = 1
         try:
-            signal.alarm(15)
             function()
             code = 7
         except BaseException:
@@ -330,8 +337,7 @@ def test_the_child_may_leave_by_the_interpreters_exit(
 
         executor = {executor}
         executor.run(double(1))
-        if not (pid := C.fork()):
-            signal.alarm(15)
+        if not (pid := fork_without_hooks()):
             executor.submit(late)
             sys.exit(3)
         say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
@@ -352,8 +358,7 @@ def test_a_child_that_never_uses_palitra_ends(
         executor.run(double(1))
         executor.submit(len, ()).result()
         in_flight = executor.submit(asyncio.sleep, 0.5)
-        if not (pid := C.fork()):
-            signal.alarm(15)
+        if not (pid := fork_without_hooks()):
             sys.exit(3)
         say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         say(executor.run(double(1)), in_flight.result())
@@ -393,15 +398,8 @@ def test_a_child_that_a_call_forks_ends_with_its_thread(
     assert printed_by(
         BARE_FORK,
         f"""
-        def fork():
-            come_to_rest()
-            pid = C.fork()
-            if not pid:
-                signal.alarm(15)
-            return pid
-
         async def fork_on_loop():
-            return fork()
+            return fork_without_hooks()
 
         executor = palitra.AsyncLoopExecutor()
         executor.submit(int).result()
@@ -410,7 +408,8 @@ def test_a_child_that_a_call_forks_ends_with_its_thread(
         elif "{call}" == "gather":
             [pid] = executor.gather(fork_on_loop())
         else:
-            pid = executor.submit(fork_on_loop if "{call}" == "submit" else fork).result()
+            job = fork_on_loop if "{call}" == "submit" else fork_without_hooks
+            pid = executor.submit(job).result()
         say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), executor.run(double(1)))
         """,
     ) == ["0 2"]
