@@ -31,6 +31,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ._waiting import Deadline, Moment, Permission
 
+# Imported here and not by the first call: in a child that is forked while another thread imports
+# something, an import of the same never returns.
+try:
+    import mmap
+except ImportError:  # this system has no such pages
+    mmap = None  # type: ignore[assignment]
+
 _T = TypeVar("_T")
 
 LOGGER = logging.getLogger("palitra")
@@ -137,11 +144,9 @@ def _make_mark() -> Mark:
     if not hasattr(os, "fork"):
         return (1,)
     try:
-        import mmap  # noqa: PLC0415  (not at the import of palitra)
-
         page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         page.madvise(_WIPE_ON_FORK)
-    except (AttributeError, ImportError, OSError, ValueError):
+    except (AttributeError, OSError, ValueError):
         return _ProcessId()
     page[0] = 1
     return page

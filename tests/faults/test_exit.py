@@ -161,15 +161,17 @@ class TestCallsInFlight:
 
     def test_they_may_make_further_calls(self, printed_by: Callable[..., list[str]]) -> None:
         assert printed_by("""
-            async def further(number):
-                await asyncio.sleep(0.1 * number)
+            async def further(number, after=None):
+                if after is not None:
+                    await asyncio.wrap_future(after)
+                await asyncio.sleep(0.1)
                 say(number)
 
             async def call():
                 await main_thread_ended()
-                executor.submit(further, 1)
-                palitra.get_executor().submit(further, 2)
                 say("first")
+                one = executor.submit(further, 1)
+                palitra.get_executor().submit(further, 2, one)
 
             executor = palitra.AsyncLoopExecutor(max_workers=1)
             executor.run(double(1))
@@ -750,6 +752,9 @@ class TestCleanup:
 STAYS = """
     async def stays():
         await main_thread_ended()
+        main = threading.main_thread().ident
+        while sys._current_frames()[main].f_code.co_name != "wait_for":
+            await asyncio.sleep(0.001)
         say("waited for")
         while True:
             try:
@@ -800,16 +805,20 @@ class TestLongWaits:
         child = start("""
             logging.basicConfig(stream=sys.stdout, format="%(message)s")
 
+            from palitra import _hooks
+
+            async def exit_has_waited(seconds):
+                while _hooks._process.waited < seconds:
+                    await asyncio.sleep(0.01)
+
             async def call():
-                await main_thread_ended()
-                await asyncio.sleep(4.5)
+                await exit_has_waited(4.5)
                 say("before")
                 # Longer than twice the five seconds: there is no second line.
-                await asyncio.sleep(7)
+                await exit_has_waited(11.5)
                 say("after")
 
             palitra.get_executor().submit(call)
-            started.wait()
         """)
         ended = child.finish()
 

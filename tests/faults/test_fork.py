@@ -696,6 +696,16 @@ class TestOtherThreads:
             say(codes)
         """) == ["{7}"]
 
+    def test_may_import_what_palitra_needs(self, printed_by: Callable[..., list[str]]) -> None:
+        # A child would wait for ever for the other thread to finish that. So no call imports.
+        assert printed_by("""
+            imported = set(sys.modules)
+            use(palitra.get_executor())
+            with palitra.AsyncLoopExecutor() as executor:
+                use(executor)
+            say(set(sys.modules) - imported)
+        """) == ["set()"]
+
     def test_may_be_about_to_renew_the_default(self, printed_by: Callable[..., list[str]]) -> None:
         assert printed_by("""
             from palitra import _default

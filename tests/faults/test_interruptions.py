@@ -381,10 +381,16 @@ def gate_opens():
     loop.call_soon_threadsafe(gate.set)
 
 
+async def begin(begun):
+    begun.append(True)
+    return await pass_gate(gate)
+
+
 def cancel_one_at_work():
-    future = executor.submit(pass_gate, gate)
+    begun = []  # asked, no line of what can be interrupted runs, however late the loop comes to it
+    future = executor.submit(begin, begun)
     futures.append(future)
-    while not future.running():
+    while not begun:
         time.sleep(0.0001)
     future.cancel()
 

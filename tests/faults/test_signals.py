@@ -465,8 +465,8 @@ class TestHandlers:
             CALL,
             """
             def handler(number, frame):
-                palitra.shutdown(wait=False, cancel_futures=True)
                 say("handled")
+                palitra.shutdown(wait=False, cancel_futures=True)
 
             signal.signal(signal.SIGUSR1, handler)
             future = palitra.get_executor().submit(call)
@@ -636,7 +636,10 @@ class TestStorms:
                         pass
 
             signal.signal(signal.SIGALRM, handler)
-            atexit.register(disarm)  # after palitra's own
+            # After palitra's own; twice, because a signal that has come already may interrupt it
+            # before its first line.
+            atexit.register(disarm)
+            atexit.register(disarm)
             palitra.get_executor().submit(call)
             palitra.AsyncLoopExecutor().submit(call)
             started.wait()
