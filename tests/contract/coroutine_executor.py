@@ -22,7 +22,7 @@ PATIENCE = 5.0
 
 # Bodies of CPython's suite that block on a lock or an event. A coroutine hands such
 # a call to a thread; it stays in flight, and cancellable, all the while.
-BLOCKING = {"acquire_lock", "future_func", "log_n_wait"}
+BLOCKING = {"acquire_lock", "future_func", "log_n_wait", "wait", "wait_and_raise"}
 
 # Bodies that sleep for their first argument and then act.
 SLEEPING = {"sleep_and_raise", "sleep_and_print"}

@@ -519,10 +519,11 @@ def test_scopes_may_end_one_after_the_other(
     left = Gate()
 
     async def items() -> AsyncIterator[int]:
-        with anyio.move_on_after(2 * SOON):
+        with anyio.CancelScope() as outer:
             with anyio.move_on_after(SOON):
                 yield 1
                 await anyio.sleep(PATIENCE)
+            outer.deadline = anyio.current_time() + SOON  # not before the inner one has ended
             yield 2
             await anyio.sleep(PATIENCE)
         left.open()

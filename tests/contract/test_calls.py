@@ -63,6 +63,7 @@ def test_a_coroutine_in_flight_is_told_in_full(executor: AsyncLoopExecutor, held
 
     future = executor.submit(waits)
     held.started.wait()
+    executor.run(asyncio.sleep(0))  # the loop's next turn: the call waits
     call = only_call(executor)
     held.release.open()
     future.result()
@@ -158,6 +159,7 @@ def test_one_at_its_clean_up_is_cancelling(executor: AsyncLoopExecutor, held: He
     held.started.wait()
     future.cancel()
     held.cancelled.wait()
+    executor.run(asyncio.sleep(0))  # the loop's next turn: the call waits
     call = only_call(executor)
     held.cleanup.open()
 
@@ -483,6 +485,7 @@ def test_a_shutdown_that_takes_too_long_says_the_same(
     with palitra.AsyncLoopExecutor(**quick_loop) as executor:
         executor.submit(waits)
         held.started.wait()
+        executor.run(asyncio.sleep(0))  # the loop's next turn: the call waits
         with pytest.raises(palitra.CallTimeoutError) as caught:
             executor.shutdown(timeout=0.01)
         held.release.open()
@@ -515,6 +518,7 @@ def test_the_line_at_exit_says_the_same(python: Python) -> None:
                     pass
 
         executor.submit(ignores)
+        executor.run(asyncio.sleep(0))
         """
     )
     end = child.finish()

@@ -49,8 +49,10 @@ def test_the_default_executor_comes_first(
 ) -> None:
     executor.run(asyncio.sleep(0))
     default_executor.run(asyncio.sleep(0))
+    while "  loop: in thread palitra_loop, idle" not in (text := dumped()):
+        pass  # the loop may not have gone to sleep yet
 
-    first, second, *_ = dumped().split("\n\n")
+    first, second, *_ = text.split("\n\n")
 
     assert re.match(r"palitra in process \d+: \d+ executors$", first)
     assert second.splitlines() == [
@@ -186,9 +188,9 @@ def test_ten_thousand_calls_are_cut_with_a_count(held: Held, quick_loop: dict[st
     with palitra.AsyncLoopExecutor(**quick_loop) as executor:
         futures = [executor.submit(waits) for _ in range(10_000)]
         executor.run(asyncio.sleep(0))
-        begin = time.monotonic()
+        begin = time.thread_time()
         lines = section(executor, dumped())
-        took = time.monotonic() - begin
+        took = time.thread_time() - begin
         for future in futures:
             future.cancel()
 

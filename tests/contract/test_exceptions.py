@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from contract.gates import in_thread, value_of
+from contract.gates import Gate, in_thread, value_of
 from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
@@ -240,14 +240,15 @@ def test_the_future_knows_it(
     called: list[object] = []
     future = executor.submit(getattr(Raises(error), fn))
     future.add_done_callback(called.append)
+    last = Gate()
+    future.add_done_callback(last.open)
 
     assert future.exception(PATIENCE) is error
     assert future.exception() is error
     assert raised_by(future.result) is error
     assert future.done()
     assert not future.cancelled()
-    executor.run(value_of(None))
-    executor.submit(int).result(PATIENCE)
+    last.wait()
     assert called == [future]
 
 

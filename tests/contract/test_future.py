@@ -9,6 +9,7 @@ import inspect
 import pickle
 import sys
 import threading
+import time
 import traceback
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -127,6 +128,7 @@ def test_cancelling_before_the_start_tells_everybody_at_once(
         in_thread(lambda: waited.append(set(as_completed([future], PATIENCE)))),
         in_thread(lambda: waited.append({future} if future_cancelled(future) else None)),
     ]
+    wait_until_awaited(future, watchers=2)
 
     future.cancel()
     for waiter in waiters:
@@ -134,6 +136,22 @@ def test_cancelling_before_the_start_tells_everybody_at_once(
 
     assert called.is_open
     assert waited == [{future}] * 3
+
+
+def wait_until_awaited(future: Future[Any], watchers: int) -> None:
+    """Wait for a thread to be in `result`, and *watchers* to be in a wait, with no lock held.
+
+    A thread that is on its way there may hold a lock, and then the loop tells them, a little later.
+    """
+    while "_sleepers" not in vars(future) or len(vars(future).get("_waiters", ())) < watchers:
+        time.sleep(0.001)
+    with future._condition:
+        conditions = [watcher.event._cond for watcher in vars(future)["_waiters"]]
+    for condition in conditions:
+        while not condition._waiters:
+            time.sleep(0.001)
+        with condition:
+            pass  # the thread has let go of the lock
 
 
 def future_cancelled(future: Future[Any]) -> bool:
@@ -490,7 +508,7 @@ def test_wait_takes_these_futures_among_others(executor: AsyncLoopExecutor, held
     with ThreadPoolExecutor(1) as pool:
         quick = [executor.submit(value_of, 1), executor.submit(len, ""), pool.submit(len, "")]
         slow = [executor.submit(held.coroutine), executor.submit(held.thread)]
-        done, not_done = wait([*quick, *slow], timeout=0.1, return_when=FIRST_COMPLETED)
+        done, not_done = wait([*quick, *slow], PATIENCE, return_when=FIRST_COMPLETED)
 
         assert done
         assert set(slow) <= not_done

@@ -168,15 +168,21 @@ def test_the_exit_finishes_the_calls_on_a_loop_in_a_daemon_thread(
 
         async def work():
             begun.set()
+            while not ending.is_set():
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             say("done")
 
+        ending = threading.Event()
         executor.push_async_callback(leave)
         future = executor.submit(work)
         begun.wait()
         warnings.simplefilter("ignore", ResourceWarning)
+        if "{end}" == "shut down":
+            ending.set()
         {ENDS[end]}
         say("end")
+        ending.set()
         """,
     ) == (["done", "left", "end"] if end == "shut down" else ["end", "done", "left"])
 

@@ -173,5 +173,9 @@ def test_a_finalizer_that_logs_as_a_thread_is_started_leaves_no_thread_behind(
         threading.Thread.start = start
         with palitra.AsyncLoopExecutor() as executor:
             say(executor.run(double(1)), executor.submit(int, 2).result())
+        # What starts a thread out of reach may be about to end.
+        until = time.monotonic() + 10
+        while threading.active_count() > 1 and time.monotonic() < until:
+            time.sleep(0.001)
         say(bool(seen), *(thread.name for thread in threading.enumerate()))
     """) == ["2 2", "True MainThread"]

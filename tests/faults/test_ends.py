@@ -124,6 +124,9 @@ def test_a_shutdown_names_the_thread_of_asyncio_that_is_left(
         asyncio.get_running_loop().run_in_executor(None, gate.block)
 
     executor.run(call())
+    assert gate.reached.wait(SOON)
+    while not gate._open._cond._waiters:  # type: ignore[attr-defined]  # it does not wait yet
+        time.sleep(0.001)
     assert_names(executor, gate, "_asyncio_", "threading.py")
 
 

@@ -152,7 +152,7 @@ def test_a_context_whose_turn_has_not_come_is_not_cancelled(
                 finally:
                     say("inner is left")
 
-        executor = palitra.AsyncLoopExecutor(exit_timeout=0.2 if "{end}" == "limit" else None)
+        executor = palitra.AsyncLoopExecutor(exit_timeout=1.0 if "{end}" == "limit" else None)
         executor.enter_context(outer)
         executor.enter_context(inner)
     """) == ["inner is left", "outer is left"]

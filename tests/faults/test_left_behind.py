@@ -248,8 +248,8 @@ def test_two_end_a_program_wherever_it_waits(start: Callable[..., Child], wait: 
     )
     child.expect("begun")
     child.send_signal(signal.SIGINT)
-    while child.read_line() != "waiting at exit\n":
-        pass  # `map` has cancelled its call by then
+    while (line := child.read_line()) != "waiting at exit\n":
+        assert line  # `map` has cancelled its call by then
     child.send_signal(signal.SIGINT)
     ended = child.finish()
 

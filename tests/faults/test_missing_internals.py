@@ -245,12 +245,15 @@ def test_a_blocked_loop_of_the_applications_is_named_without_its_thread_id(
 
 
         async def blocks():
+            begun.set()
             released.wait()
 
 
         def blocked(executor):
+            executor.submit(blocks)
+            begun.wait()
             try:
-                executor.run(blocks(), timeout=0.05)
+                executor.run(asyncio.sleep(0), timeout=0.05)
             except TimeoutError as error:
                 print("in blocks" in error.__notes__[0].partition("the loop's thread is at ")[2])
             finally:
@@ -262,7 +265,7 @@ def test_a_blocked_loop_of_the_applications_is_named_without_its_thread_id(
                 await asyncio.to_thread(blocked, executor)
 
 
-        released = threading.Event()
+        begun, released = threading.Event(), threading.Event()
         with asyncio.Runner(loop_factory=Loop) as runner:
             runner.run(main())
         """,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import palitra
-from palitra._stacks import gil_is_enabled
+from palitra._stacks import Threads, gil_is_enabled, in_callback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -221,10 +221,22 @@ class TestAStallIsReported:
 
 
 class TestNothingIsReported:
+    @pytest.fixture(autouse=True)
+    def collector(self) -> Iterator[None]:
+        """Idle, since what it collects in the loop's thread is code in C that stalls the loop."""
+        gc.collect()
+        gc.disable()
+        yield
+        gc.enable()
+
     def test_of_a_loop_that_is_idle_and_it_is_not_woken(
         self, watched: palitra.AsyncLoopExecutor, log: Log
     ) -> None:
         loop = watched.get_loop()
+        watched.run(asyncio.sleep(0))
+        host = watched._service.host
+        while in_callback(Threads().frames(host.ident), host.base):  # it does not sleep yet
+            time.sleep(0.001)
         wake, woken = loop.call_soon_threadsafe, []
 
         def noted(*args: Any, **options: Any) -> Any:

@@ -28,12 +28,16 @@ async def pool() -> AsyncIterator[str]:
         note("left")
 
 
-async def later() -> None:
-    await asyncio.sleep(0.2)
+async def later(used: asyncio.Event | None = None) -> None:
+    if used is not None:
+        await used.wait()
+    await asyncio.sleep(float(os.environ.get("LATER", "0.2")))
     note("finished")
 
 
 def use() -> None:
     pool()
-    palitra.get_executor().submit(later)
+    used = asyncio.Event()
+    palitra.get_executor().submit(later, used)
     note("used")
+    palitra.get_loop().call_soon_threadsafe(used.set)

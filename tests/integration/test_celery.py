@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,17 @@ import json, os
 from celery import group
 from celery_app import fetch_task
 
-answers = group(fetch_task.s("/together") for _ in range({PROCESSES}))().get(30, interval=0.05)
-answers += group(fetch_task.s("/again") for _ in range(20))().get(30, interval=0.05)
+together = group(fetch_task.s("/together") for _ in range({PROCESSES}))()
+again = group(fetch_task.s("/again") for _ in range(20))()
+print("sent", flush=True)
+answers = together.get(30, interval=0.05) + again.get(30, interval=0.05)
 print(json.dumps([os.getpid(), answers]))
 """
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    with suppress(ProcessLookupError):  # where all has gone well
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.timeout(120)
@@ -47,34 +54,36 @@ def test_tasks_of_a_prefork_worker_call_and_the_worker_stops_cleanly(tmp_path: P
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             *("--loglevel", "WARNING", "--logfile", str(log)),
         ]
-        with subprocess.Popen(
-            arguments,
-            cwd=HERE,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as worker:
-            try:
-                client = subprocess.run(
-                    [sys.executable, "-c", CLIENT],
-                    cwd=HERE,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=60,
-                    check=False,
-                )
-                worker.send_signal(signal.SIGTERM)
-                _, errors = worker.communicate(timeout=30)
-            finally:
-                with suppress(ProcessLookupError):  # where all has gone well
-                    os.killpg(worker.pid, signal.SIGKILL)
+        with ExitStack() as stack:
 
-    assert (client.stderr, client.returncode) == ("", 0)
+            def start(*command: str) -> subprocess.Popen[str]:
+                process = stack.enter_context(
+                    subprocess.Popen(
+                        command,
+                        cwd=HERE,
+                        env=environment,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                        start_new_session=True,
+                    )
+                )
+                stack.callback(kill, process)
+                return process
+
+            client = start(sys.executable, "-c", CLIENT)
+            assert client.stdout is not None
+            # The broker of files moves a message that is still being written. So all is sent before
+            # the worker starts.
+            sent = client.stdout.readline()
+            worker = start(*arguments)
+            output, client_errors = client.communicate(timeout=60)
+            worker.send_signal(signal.SIGTERM)
+            _, errors = worker.communicate(timeout=30)
+
+    assert (sent, client_errors, client.returncode) == ("sent\n", "", 0)
     assert (worker.returncode, errors, log.read_text()) == (0, "", "")
-    client_pid, answers = json.loads(client.stdout)
+    client_pid, answers = json.loads(output)
     pids = {answer["pid"] for answer in answers[:PROCESSES]}
     assert len(pids) == PROCESSES
     for number, answer in enumerate(answers):

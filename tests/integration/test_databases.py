@@ -26,7 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from palitra import AsyncLoopExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 
@@ -202,6 +202,8 @@ def test_threads_share_one_engine(executor: AsyncLoopExecutor, engine: AsyncEngi
 
 @pytest.fixture
 def pool(executor: AsyncLoopExecutor, postgres: str) -> asyncpg.Pool:
+    # What the tests before have left may take its time to go.
+    executor.run(wait_for_no_backends(postgres))
     # Built by a callable, on the loop: a pool belongs to the loop that is running then.
     return executor.enter_context(
         lambda: asyncpg.create_pool(
@@ -210,20 +212,29 @@ def pool(executor: AsyncLoopExecutor, postgres: str) -> asyncpg.Pool:
     )
 
 
+@contextlib.asynccontextmanager
+async def asker(postgres: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the test's own, which `COUNT` leaves out."""
+    connection = await asyncpg.connect(
+        host=postgres, user=USER, database="postgres", server_settings={"application_name": "asker"}
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+# How many clients the server itself counts. One that asks may be there for a moment after it has
+# closed its connection, like all others.
+COUNT = """
+    select count(*) from pg_stat_activity
+    where backend_type = 'client backend' and application_name <> 'asker'
+"""
+
+
 def backends(executor: AsyncLoopExecutor, postgres: str) -> int:
-    """Return how many clients the server itself counts, the one that asks left out."""
-
-    async def count() -> int:
-        connection = await asyncpg.connect(host=postgres, user=USER, database="postgres")
-        try:
-            return await connection.fetchval(
-                "select count(*) from pg_stat_activity"
-                " where backend_type = 'client backend' and pid <> pg_backend_pid()"
-            )
-        finally:
-            await connection.close()
-
-    return executor.run(count())
+    with executor.sync_context(asker(postgres)) as connection:
+        return executor.run(connection.fetchval(COUNT))
 
 
 def test_a_pool_of_asyncpg_entered_once_serves_many_threads(
@@ -244,6 +255,7 @@ def test_a_pool_of_asyncpg_entered_once_serves_many_threads(
 def test_the_server_sees_the_connections_go_at_shutdown(
     executor: AsyncLoopExecutor, postgres: str
 ) -> None:
+    executor.run(wait_for_no_backends(postgres))
     with AsyncLoopExecutor() as owner:
         pool = owner.enter_context(
             lambda: asyncpg.create_pool(
@@ -258,16 +270,10 @@ def test_the_server_sees_the_connections_go_at_shutdown(
 
 
 async def wait_for_no_backends(postgres: str) -> int:
-    connection = await asyncpg.connect(host=postgres, user=USER, database="postgres")
-    try:
-        while others := await connection.fetchval(
-            "select count(*) from pg_stat_activity"
-            " where backend_type = 'client backend' and pid <> pg_backend_pid()"
-        ):
+    async with asker(postgres) as connection:
+        while others := await connection.fetchval(COUNT):
             await connection.fetchval("select pg_sleep(0.01)")
         return others
-    finally:
-        await connection.close()
 
 
 def test_a_transaction_is_left_by_commit_or_rollback(

