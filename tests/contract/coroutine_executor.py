@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -47,17 +48,35 @@ class PlainExecutor(AsyncLoopExecutor):
     ) -> None:
         self._threads_before = set(threading.enumerate())
         self._prefix = thread_name_prefix or f"{AsyncLoopExecutor.__name__}-"
+        self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         super().__init__(max_workers, thread_name_prefix, **options)
 
-    @property
-    def _threads(self) -> Collection[ThreadOfPool]:
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        # The suite takes a thread for idle once its result is there. It is so a moment later.
+        deadline = time.monotonic() + PATIENCE
+        while (
+            all(future.done() for future in self._futures)
+            and len(self._service.workers._idle) < len(self._at_hand())
+            and threading.current_thread() not in self._at_hand()
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.001)
+        future = super().submit(fn, *args, **kwargs)
+        self._futures.add(future)
+        return future
+
+    def _at_hand(self) -> list[threading.Thread]:
         return [
-            ThreadOfPool(thread)
+            thread
             for thread in threading.enumerate()
             if thread not in self._threads_before
             and thread.name.startswith(self._prefix)
             and not thread.name.endswith("_loop")
         ]
+
+    @property
+    def _threads(self) -> Collection[ThreadOfPool]:
+        return [ThreadOfPool(thread) for thread in self._at_hand()]
 
 
 class Places:

@@ -58,12 +58,6 @@ NAMES = "expects names of worker threads; coroutines have one thread, the loop's
 # Every test that is left out, by mode and case: why it cannot apply, and the test of the
 # behaviour behind it.
 LEFT_OUT: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
-    ("Plain", "Executor"): {
-        "test_idle_thread_reuse": (
-            "takes a thread for idle that has given its result, as it will be soon",
-            "test_limits.test_an_idle_thread_is_used_again",
-        ),
-    },
     ("Coroutine", "Executor"): {
         "test_map_submits_without_iteration": (
             "drops the iterator at once; that cancels coroutines, by design",
