@@ -181,7 +181,30 @@ def _mark_process() -> None:
 def check_process() -> None:
     """Start afresh if this process is the child of a fork that has run no hooks."""
     if not mark[0] and _process.pid is not None and _process.pid != os.getpid():
+        _forget_waiting_threads()
         _forked()
+
+
+def _forget_waiting_threads() -> None:
+    """In a child whose fork ran no hooks: forget the parent's threads that waited in C.
+
+    Since 3.13 a thread that waits in a queue, and since 3.14 in any lock, stands in a table of the
+    interpreter's, by an entry on the thread's own stack. The child does not have the thread, and
+    the child's next threads get the stack. They write over the entry, and a thread that reads the
+    entry crashes. Python's own fork hook empties the table, and so does this function, unless
+    another thread of the child may stand there already.
+    """
+    if sys.version_info < (3, 13):
+        return
+    try:
+        if len(os.listdir("/proc/self/task")) == 1:  # noqa: PTH208  (no import of pathlib)
+            # An import waits for another thread that has begun the same import, and that thread
+            # may have been the parent's. A module that is half imported has no such attribute.
+            if "ctypes" not in sys.modules:
+                import ctypes  # noqa: F401, PLC0415  (almost no program comes here)
+            sys.modules["ctypes"].pythonapi._PyParkingLot_AfterFork()
+    except (AttributeError, ImportError, OSError):
+        pass  # another interpreter, or another system
 
 
 def watch(service: Watched) -> bool:

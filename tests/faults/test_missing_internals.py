@@ -157,6 +157,7 @@ class Task(asyncio.Task):
 
 asyncio.Task = Task
 """,
+    "_PyParkingLot_AfterFork": 'import ctypes; hide("ctypes", "pythonapi")',
     "the comparison in atexit.unregister": "atexit.unregister = lambda handler: None",
     "sys._current_frames": "del sys._current_frames",
 }
