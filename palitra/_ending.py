@@ -257,7 +257,7 @@ class Ending:
                 call.cancel_once()
 
     def cancel_everything(self) -> None:
-        """Cancel what the end of the loop waits for: its calls, then the clean-up itself."""
+        """Cancel what the end of the loop waits for, once: its calls, or else the clean-up."""
         if self._calls.waited:
             self.cancel_calls(clean_up=True)
         else:
@@ -272,7 +272,8 @@ class Ending:
         for leave in self.contexts.entered:
             spared.update(getattr(leave, "tasks", list)())
         for task in list(self.tasks) if self._host.is_borrowed else asyncio.all_tasks():
-            if task not in spared:
+            # What has been cancelled is at its clean-up, such as a service that the end cancels.
+            if task not in spared and not getattr(task, "cancelling", int)():
                 task.cancel()
 
     # -- going on, on the loop ----------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -49,6 +51,62 @@ def test_a_call_that_ends_in_its_second_is_not_named(printed_by: Callable[..., l
         executor.submit(polite)
         ready.wait()
         """,
+    ) == ["cleaned up"]
+
+
+CLEANS_UP = """
+async def cleans_up():
+    ready.set()
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        try:
+            {at_clean_up}
+            await asyncio.sleep(0.3)
+            say("cleaned up")
+        except asyncio.CancelledError:
+            say("cancelled again")
+            raise
+
+
+async def gives_one():
+    yield 1
+    await cleans_up()
+
+
+async def start_task():
+    executor.task = asyncio.create_task(cleans_up())
+"""
+
+# What palitra waits for at the end, though no call of it is in flight then.
+WITHOUT_CALL = {
+    "service": "executor.submit_service(cleans_up)",
+    "iterator": "items = executor.sync_iter(gives_one(), buffersize=2); next(items)",
+    "task": "executor.run(start_task())",
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_CALL)
+@pytest.mark.parametrize("way", ["exit_timeout", "shutdown", "Ctrl-C"])
+def test_the_exit_does_not_cancel_what_the_end_has_cancelled(
+    printed_by: Callable[..., list[str]], what: str, way: str
+) -> None:
+    interrupt = "os.kill(os.getpid(), signal.SIGINT)"
+    shut_down = """
+    try:
+        executor.shutdown(timeout=0.1)
+    except TimeoutError:
+        pass
+    """
+    assert printed_by(
+        LOG,
+        CLEANS_UP.format(at_clean_up=interrupt if way == "Ctrl-C" else "pass"),
+        f"""
+        executor = palitra.AsyncLoopExecutor(exit_timeout={0.1 if way == "exit_timeout" else None})
+        {WITHOUT_CALL[what]}
+        ready.wait()
+        """,
+        shut_down if way == "shutdown" else "",
     ) == ["cleaned up"]
 
 
