@@ -23,6 +23,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import inspect
+import os
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -142,6 +143,7 @@ class Owner:
         self.ahead: deque[Any] = deque()
         self.context = contextvars.copy_context()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.pid = 0  # the process of that loop
         self._task: asyncio.Task[None] | None = None
         self.work: Coroutine[Any, Any, None] | None = None  # what the task runs
         # What the end calls to leave the object, as long as the object stands among the contexts.
@@ -166,6 +168,7 @@ class Owner:
         if self.over:
             self._too_late(step)
         elif self._loop is None:
+            self.pid = os.getpid()
             self._loop = asyncio.get_running_loop()
             self._exit = self._make_exit()
             self.service.ending.add_exit(self._exit)
@@ -458,11 +461,12 @@ class Face:
     def _last_step(self, operation: Callable[[], Awaitable[_T]], what: str) -> _T | None:
         """As `_step`; return None where a shutdown closes the object, or has closed it.
 
+        And in a forked child, where there is nothing to close: the object lives in the parent.
         A shutdown waits for its calls before it closes anything, and so for a step of theirs.
         """
         owner = self._owner
         in_call = owner.service.is_own_thread()
-        if owner.over or not (owner.service.usable or in_call):
+        if owner.over or owner.pid != os.getpid() or not (owner.service.usable or in_call):
             return None
         step = Step(owner, operation)
         step.is_of_call = in_call

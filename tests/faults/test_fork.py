@@ -367,6 +367,45 @@ class TestFork:
         ) == ["0", "child", "parent"]
 
 
+class TestTheParentsContexts:
+    @pytest.mark.parametrize("leave", ["sys.exit", "os._exit"])
+    def test_are_left_by_the_parent_alone(
+        self, printed_by: Callable[..., list[str]], leave: str
+    ) -> None:
+        """A child that leaves the block leaves nothing, and its own exception goes on."""
+        assert printed_by(f"""
+            import contextlib
+
+            @contextlib.asynccontextmanager
+            async def context():
+                yield
+                say("left")
+
+            def leave_block(context):
+                with context as items:
+                    if items is not None:
+                        next(items)
+                    pid = os.fork()
+                    if not pid:
+                        if {leave == "os._exit"}:
+                            return os._exit
+                        sys.exit(7)
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+            executor = palitra.AsyncLoopExecutor()
+            for block in executor.sync_context(context()), executor.sync_iter(count(9)):
+                code = leave_block(block)
+                if code is os._exit:
+                    use(executor)
+                    os._exit(7)
+                say(code)
+            items = executor.sync_iter(count(9))
+            next(items)
+            say(fork(items.close, {leave}))
+            say(next(items))
+        """) == ["left", "7", "7", "7", "1"]
+
+
 class TestTheParentsCalls:
     def test_fail_in_the_child_and_finish_in_the_parent(
         self, printed_by: Callable[..., list[str]]
@@ -629,6 +668,7 @@ class TestOtherThreads:
             while not closed:
                 try:
                     closing.submit(str)
+                    time.sleep(0.01)  # on a busy machine, endless calls would keep it busy
                 except RuntimeError:
                     closed = True
             say(fork(child))
