@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,7 +32,12 @@ def test_workers_of_a_preloaded_application_serve_and_stop_cleanly(
 ) -> None:
     journal = tmp_path / "journal"
     log = tmp_path / "errors.log"
-    with upstream(parties=WORKERS) as server, socket.create_server(("127.0.0.1", 0)) as listener:
+    with (
+        # Not `tmp_path`, which may be too long for the name of a socket.
+        tempfile.TemporaryDirectory() as home,
+        upstream(parties=WORKERS) as server,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
         listener.set_inheritable(True)
         port = listener.getsockname()[1]
         arguments = [
@@ -47,7 +53,7 @@ def test_workers_of_a_preloaded_application_serve_and_stop_cleanly(
                 **os.environ,
                 "UPSTREAM_PORT": str(server.server_port),
                 "JOURNAL": str(journal),
-                "HOME": str(tmp_path),  # where gunicorn has its control socket
+                "HOME": home,  # where gunicorn has its control socket
             },
             pass_fds=[listener.fileno()],
             stdout=subprocess.PIPE,
