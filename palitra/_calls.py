@@ -28,7 +28,6 @@ import asyncio
 import concurrent.futures
 import contextvars
 import functools
-import time
 from collections.abc import Coroutine, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -44,7 +43,7 @@ from ._stacks import (
     of_job,
     where_it_stands,
 )
-from ._waiting import Looks, Moment, locked, release, wait_for
+from ._waiting import REAL_CLOCK, Looks, Moment, clock, locked, release, wait_for
 from ._words import close_if_coroutine, in_words, name_of, user_traceback
 
 if TYPE_CHECKING:
@@ -65,13 +64,6 @@ _NAMED = 10  # calls that a text names
 GRACE = 1.0  # seconds that a cancelled call has for its clean-up, where somebody waits for that
 _FINAL = frozenset((CANCELLED_AND_NOTIFIED, FINISHED))
 _EMPTY = contextvars.Context()
-
-_REAL_CLOCK = (time.monotonic,)  # in a tuple, where tools that freeze clocks do not find it
-
-
-def clock() -> float:
-    """Seconds, as `time.monotonic` counts them."""
-    return _REAL_CLOCK[0]()
 
 
 class DeadlockError(RuntimeError):
@@ -404,7 +396,7 @@ class BlockingCall(Call, Generic[_T]):
         self._context = context
         self._claim = self._open = True
         self._done = locked()  # until the call is settled
-        self.accepted = _REAL_CLOCK[0]()
+        self.accepted = REAL_CLOCK[0]()
 
     def wait(self, what: str, timeout: float | None) -> _T:
         """Hand over the call, wait until it is settled, and return or raise the outcome.
@@ -526,7 +518,7 @@ class RunCall(BlockingCall[_T]):
         self._context = contextvars.copy_context() if context is None else context
         self._claim = self._open = True
         self._done = locked()
-        self.accepted = _REAL_CLOCK[0]()
+        self.accepted = REAL_CLOCK[0]()
         if context is not None:
             self._shares_context = True
         if children is not None:

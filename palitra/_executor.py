@@ -20,7 +20,7 @@ from typing import Any, NoReturn, ParamSpec, Self, TypeGuard, TypeVar
 
 from . import _report
 from ._bridges import _contexts, _functions, _iterators
-from ._calls import DeadlockError, RunCall, clock
+from ._calls import DeadlockError, RunCall
 from ._ending import State
 from ._futures import FutureCall
 from ._gather import Gathering
@@ -29,7 +29,7 @@ from ._records import CallInfo
 from ._results import Results
 from ._service import Service
 from ._stalls import StallWatch, stall_limit
-from ._waiting import Deadline, limit, waits_for
+from ._waiting import Deadline, clock, limit, waits_for
 from ._words import close_if_coroutine, hint, name_of, user_traceback
 from ._workers import default_number_of_threads, is_plain
 
@@ -404,7 +404,7 @@ class AsyncLoopExecutor(Executor):
         Raises:
             TimeoutError: From the iterator, when *timeout* is over.
             TypeError: *buffersize* is not an integer, or *fn* is nothing that `submit` takes.
-            ValueError: *buffersize* is less than 1.
+            ValueError: *buffersize* is less than 1. From the iterator, while another thread reads.
             RuntimeError: The executor is shut down.
             concurrent.futures.BrokenExecutor: The loop has failed.
 

@@ -14,15 +14,15 @@ import logging
 import operator
 from _thread import LockType, get_ident
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import InvalidStateError
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import _hooks
 from ._calls import (
     _EMPTY,
     _FINAL,
-    _REAL_CLOCK,
     CANCELLED_AND_NOTIFIED,
     FINISHED,
     PENDING,
@@ -30,7 +30,7 @@ from ._calls import (
     Call,
 )
 from ._stacks import gil_is_enabled
-from ._waiting import locked, release
+from ._waiting import REAL_CLOCK, locked, release
 from ._watchers import (
     FOR_WATCHERS,
     HELD,
@@ -108,7 +108,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._kwargs = kwargs
         self._context = contextvars.copy_context()
         self._claim = self._open = self._lockless = True
-        self.accepted = _REAL_CLOCK[0]()
+        self.accepted = REAL_CLOCK[0]()
 
     @property
     def _condition(self) -> Any:  # type: ignore[override]  # nobody sets it
@@ -164,7 +164,7 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             service.check_process()
         if service.host.on_loop():
             service.refuse_on_loop("waiting for a future")
-        began = _REAL_CLOCK[0]()  # noqa: F841  (a dump tells it)
+        began = REAL_CLOCK[0]()  # noqa: F841  (a dump tells it)
         lock = locked()
         sleepers = self.__dict__.setdefault("_sleepers", [])
         sleepers.append(lock)
@@ -429,8 +429,9 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         state = None
         try:
             result = self._context.run(self._target, *(self._args or ()), **(self._kwargs or {}))
-            # Asks the result, which may raise; the usual ones are known.
-            awaitable = type(result) not in _NO_AWAITABLES and inspect.isawaitable(result)
+            awaitable = type(result) not in _NO_AWAITABLES and self._context.run(
+                _is_to_await, result
+            )
         except BaseException as exc:
             if self._take_open():
                 self._exception = user_traceback(exc)
@@ -458,6 +459,21 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
             self._end(state)
         finally:
             del self  # see `_drive`
+
+
+def _is_to_await(result: object) -> bool:
+    """Whether *result* is an awaitable, and no proxy that only could stand for one.
+
+    By the type, as `await` does: an object may run code, or raise, when its attributes are asked.
+    """
+    kind = type(result)
+    if not issubclass(kind, Awaitable):
+        return kind is GeneratorType and inspect.isawaitable(result)
+    try:
+        # The proxies of some libraries have every special method. Their class is what is behind.
+        return issubclass(result.__class__, Awaitable)
+    except Exception:
+        return False  # a proxy with nothing behind it
 
 
 def _go_on(call: FutureCall[Any]) -> None:

@@ -210,7 +210,7 @@ class Gathering:
 
     def _failed(self, key: int, exc: BaseException) -> None:
         user_traceback(exc)
-        if self._return_exceptions:
+        if self._return_exceptions and not _is_cancellation(self._error):
             self._results[key] = exc
             self._raised = True
         elif self._error is None or (

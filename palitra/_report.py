@@ -19,7 +19,7 @@ from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, TextIO
 
 from . import _hooks
-from ._calls import BlockingCall, Call, Kind, Progress, chains, clock
+from ._calls import BlockingCall, Call, Kind, Progress, chains
 from ._futures import FutureCall
 from ._records import CallInfo
 from ._service import Service
@@ -34,6 +34,7 @@ from ._stacks import (
     runs,
     variable,
 )
+from ._waiting import clock
 from ._words import name_of
 
 if TYPE_CHECKING:

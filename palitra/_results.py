@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import sys
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
-from ._calls import clock
+from ._waiting import clock
 
 
 class Results(Generator[Any, None, None]):
@@ -35,6 +36,9 @@ class Results(Generator[Any, None, None]):
         # those of a thread pool do.
         self._runs_unread = runs_unread
         self._futures: deque[Future[Any]] = deque()
+        # The thread that reads, under one key: `setdefault` lets one in. A thread that Ctrl-C has
+        # interrupted before the `try` below may come again.
+        self._reader: dict[str, int] = {}
         try:
             self._futures.extend(itertools.islice(calls, buffersize))
             if buffersize is None or len(self._futures) < buffersize:
@@ -44,24 +48,31 @@ class Results(Generator[Any, None, None]):
             raise
 
     def __next__(self) -> Any:
-        self._runs_unread = False
-        if not self._futures:
-            raise StopIteration
+        me = get_ident()
+        if self._reader.setdefault("thread", me) != me:
+            raise ValueError("generator already executing")
         try:
-            self._read_on()
-            deadline = self._deadline
-            # The future stays in `_futures` until its result is here: `close` then cancels it if
-            # Ctrl-C interrupts the wait. No local variable holds the future, since a raised error
-            # holds this frame.
-            result = self._futures[0].result(None if deadline is None else deadline - clock())
-        except StopIteration as exc:  # which would look like the end
-            self.close()
-            raise RuntimeError("a call of map() raised StopIteration") from exc
-        except BaseException:
-            self.close()
-            raise
-        self._futures.popleft()
-        return result
+            self._runs_unread = False
+            if not self._futures:
+                raise StopIteration
+            try:
+                self._read_on()
+                deadline = self._deadline
+                # The future stays in `_futures` until its result is here: `close` then cancels it
+                # if Ctrl-C interrupts the wait. No local variable holds the future, since a raised
+                # error holds this frame.
+                result = self._futures[0].result(None if deadline is None else deadline - clock())
+            except StopIteration as exc:  # which would look like the end
+                self.close()
+                raise RuntimeError("a call of map() raised StopIteration") from exc
+            except BaseException:
+                self.close()
+                raise
+            if self._futures:  # otherwise another thread has just closed the iterator
+                self._futures.popleft()
+            return result
+        finally:
+            self._reader.pop("thread", None)
 
     def _read_on(self) -> None:
         if self._calls is not None:

@@ -57,12 +57,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from . import _hooks
-from ._calls import Call, Calls, CallTimeoutError, DeadlockError, clock
+from ._calls import Call, Calls, CallTimeoutError, DeadlockError
 from ._ending import PAUSE, Ending, State
 from ._hosts import Host
 from ._inbox import Inbox
 from ._slots import Slots
-from ._waiting import Deadline
+from ._waiting import Deadline, clock
 from ._words import name_of
 from ._workers import Job, WorkerThreads
 

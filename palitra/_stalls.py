@@ -27,7 +27,6 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ._calls import clock
 from ._report import about_chain, holder, in_seconds
 from ._stacks import (
     Threads,
@@ -37,7 +36,7 @@ from ._stacks import (
     is_of_library,
     name_of_callback,
 )
-from ._waiting import Deadline, Moment, Permission, limit, locked, release
+from ._waiting import Deadline, Moment, Permission, clock, limit, locked, release
 from ._workers import make_thread
 
 if TYPE_CHECKING:

@@ -32,17 +32,27 @@ Assumes
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import operator
 import os
 import sys
 import threading
+import time
 from _thread import LockType, allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import BuiltinFunctionType
 from typing import Any
 
+# In a tuple, where tools that freeze clocks do not find the function. If such a tool was there
+# before palitra, the tool's function has the name `time.monotonic`.
+REAL_CLOCK: tuple[Callable[[], float]] = (
+    functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    if hasattr(time, "clock_gettime") and not isinstance(time.monotonic, BuiltinFunctionType)
+    else time.monotonic,
+)
 # Seconds between looks for a signal. On Windows, a signal does not end the wait for a lock.
 _SLICE = 0.1
 _LONG_SLICE = 0.1 if sys.platform == "win32" else 1.0
@@ -62,6 +72,11 @@ _give_way: Callable[[], object] | None = getattr(os, "sched_yield", None)  # not
 _STEP = 0.05
 # Where coroutines wait for many tasks at once.
 _GROUPS = ("asyncio.", "anyio.")
+
+
+def clock() -> float:
+    """Seconds, as `time.monotonic` counts them."""
+    return REAL_CLOCK[0]()
 
 
 def locked() -> LockType:

@@ -30,6 +30,11 @@ SUITE = "test.test_concurrent_futures"
 pytest.importorskip(f"{SUITE}.executor", reason=f"this Python does not ship {SUITE}")
 
 
+# Some of these tests do much work, such as forking fifty pools while a thread submits without end.
+# CPython gives a file of them twenty minutes.
+pytestmark = pytest.mark.timeout(240)
+
+
 def part(name: str) -> ModuleType:
     return importlib.import_module(f"{SUITE}.{name}")
 

@@ -245,6 +245,30 @@ def test_a_buffered_map_goes_on_from_another_thread(executor: AsyncLoopExecutor)
     assert first + rest == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_second_thread_is_refused_while_one_reads(
+    executor: AsyncLoopExecutor, held: Held
+) -> None:
+    """As by a generator: nothing is given twice, and nothing is lost."""
+    inside = Gate()
+
+    def inputs() -> Iterator[int]:
+        yield 0
+        inside.open()
+        yield from (1, 2)
+
+    results = executor.map(held.coroutine, inputs(), buffersize=1)
+    first: list[int] = []
+    reader = in_thread(lambda: first.append(next(results)))
+    inside.wait()
+
+    with pytest.raises(ValueError, match="already executing"):
+        next(results)
+    held.open_all()
+    reader.join(PATIENCE)
+
+    assert first + list(results) == [0, 1, 2]
+
+
 # Time limits
 
 

@@ -13,7 +13,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future, wait
 from typing import Any
 
+import flask
 import pytest
+from werkzeug.local import LocalProxy
 
 from contract.gates import Gate, Held, fail_with, value_of
 from contract.subjects import Awaitable, Request, counted
@@ -290,6 +292,57 @@ def test_an_awaitable_that_a_plain_callable_returns_is_awaited(
     result = executor.submit(lambda: awaitable(7)).result()
 
     assert result in {7, (7, executor.run(where()))}
+
+
+class Asked(Exception):
+    """Something has asked an object that is not to be asked."""
+
+
+class Unbound:
+    """A proxy with nothing behind it, which therefore has no class either."""
+
+    @property  # type: ignore[misc]  # as `unittest.mock` and werkzeug do
+    def __class__(self) -> Any:
+        raise Asked
+
+
+class UnboundAwaitable(Unbound):
+    def __await__(self) -> Any:
+        raise Asked
+
+
+class Lazy:
+    """A proxy that fetches what it stands for when it is asked for anything."""
+
+    fetched = 0
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        type(self).fetched += 1
+        return int
+
+
+@pytest.mark.parametrize("proxy", [Unbound, UnboundAwaitable])
+def test_a_result_that_cannot_be_asked_is_returned(
+    executor: AsyncLoopExecutor, proxy: type
+) -> None:
+    assert type(executor.submit(proxy).result()) is proxy
+
+
+def test_a_result_is_not_asked_what_it_stands_for(executor: AsyncLoopExecutor) -> None:
+    assert type(executor.submit(Lazy).result()) is Lazy
+    assert Lazy.fetched == 0
+
+
+def test_a_proxy_with_all_special_methods_is_awaited_if_what_it_stands_for_can_be(
+    executor: AsyncLoopExecutor,
+) -> None:
+    app = flask.Flask("proxies")
+    with app.app_context():
+        flask.g.user = "ada"
+        assert executor.submit(lambda: flask.g).result().user == "ada"
+        assert executor.submit(lambda: flask.current_app).result().name == "proxies"
+    assert executor.submit(lambda: LocalProxy(lambda: Awaitable(7))).result()[0] == 7
 
 
 def test_the_returned_awaitable_runs_on_the_loop_and_the_callable_beside_it(

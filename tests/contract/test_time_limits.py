@@ -26,6 +26,8 @@ from palitra import AsyncLoopExecutor, DeadlockError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from interpreters import Python
+
 LIMIT = 0.1
 
 
@@ -220,6 +222,29 @@ def test_a_clean_up_that_fails_after_the_limit_is_the_cause(
     assert caught.value.__cause__ is error
 
 
+def test_a_clean_up_that_fails_after_the_limit_is_no_result(executor: AsyncLoopExecutor) -> None:
+    errors = LookupError("before the limit"), LookupError("in the clean-up")
+
+    async def fails_at_once() -> None:
+        raise errors[0]
+
+    async def fails_in_its_clean_up() -> None:
+        begun.open()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise errors[1]
+
+    begun = Gate()
+    while not begun.is_open:  # see `limited`
+        with pytest.raises(palitra.CallTimeoutError) as caught:
+            executor.gather(
+                fails_at_once(), fails_in_its_clean_up(), return_exceptions=True, timeout=LIMIT
+            )
+
+    assert caught.value.__cause__ is errors[1]
+
+
 def test_a_result_of_a_future_times_out_as_in_the_standard_library(
     executor: AsyncLoopExecutor, held: Held
 ) -> None:
@@ -303,6 +328,27 @@ def test_limits_pass_although_the_clock_stands_still(
     assert len(outcome) == 1
     assert isinstance(outcome[0], type)
     assert issubclass(outcome[0], TimeoutError)
+
+
+def test_a_clock_that_stood_still_at_the_import_is_not_kept(python: Python) -> None:
+    """As in a test that freezes the clock, and imports the application only then."""
+    end = python.run("""
+        import time, unittest.mock
+
+        with unittest.mock.patch("time.monotonic", return_value=5.0) as frozen:
+            import palitra
+
+            executor = palitra.AsyncLoopExecutor(max_workers=1)
+            executor.submit(int).result()
+        calls = frozen.call_count
+        try:
+            print(list(executor.map(time.sleep, [0.3] * 3, timeout=0.5)))
+        except TimeoutError:
+            print("over")
+        print(frozen.call_count - calls)
+    """)
+
+    assert (end.stdout, end.stderr) == ("over\n0\n", "")
 
 
 def test_the_limit_of_a_shutdown_passes_although_the_clock_stands_still(
