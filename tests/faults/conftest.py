@@ -53,6 +53,28 @@ def fork(function, leave=sys.exit):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+class AsyncEvent(threading.Event):
+    # An event for coroutines too, which sleep until then. A thread that works at a fork may hold a
+    # lock, and the child would wait for it; on free-threaded builds each object has a lock.
+    def __init__(self):
+        super().__init__()
+        self.pid = os.getpid()
+        self.wakers = []
+
+    def set(self):
+        super().set()
+        if os.getpid() == self.pid:
+            for wake in self.wakers:
+                wake()
+
+    async def waited_for(self):
+        woken = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self.wakers.append(lambda: loop.call_soon_threadsafe(woken.set))
+        if not self.is_set():
+            await woken.wait()
+
+
 async def double(number):
     await asyncio.sleep(0)
     return 2 * number

@@ -286,11 +286,10 @@ class TestFork:
             async def call():
                 loop = asyncio.get_running_loop()
                 loop.call_later(0.05, os.kill, os.getpid(), signal.SIGUSR1)
-                while not release.is_set():
-                    await asyncio.sleep(0.01)
+                await release.waited_for()
 
             pid = None
-            release = threading.Event()
+            release = AsyncEvent()
             signal.signal(signal.SIGUSR1, handler)
             executor = palitra.AsyncLoopExecutor()
             executor.submit(str).result()
@@ -333,8 +332,7 @@ class TestFork:
                 return passed
 
             async def call():
-                while not release.is_set():
-                    await asyncio.sleep(0.01)
+                await release.waited_for()
 
             @asynccontextmanager
             async def context():
@@ -348,7 +346,7 @@ class TestFork:
 
             pid = None
             shutting = False
-            release = threading.Event()
+            release = AsyncEvent()
             wait, _waiting.wait_for = _waiting.wait_for, wait_for
             executor = palitra.AsyncLoopExecutor()
             if {end!r} == "shutdown":
@@ -413,13 +411,12 @@ class TestTheParentsCalls:
         assert printed_by("""
             from concurrent.futures import BrokenExecutor, as_completed, wait
 
-            release = threading.Event()
+            release = AsyncEvent()
             running = threading.Event()
 
             async def coroutine():
                 started.set()
-                while not release.is_set():
-                    await asyncio.sleep(0.01)
+                await release.waited_for()
                 return "coroutine"
 
             async def waiting_coroutine():
@@ -482,7 +479,8 @@ class TestTheParentsCalls:
         self, printed_by: Callable[..., list[str]], settled: bool
     ) -> None:
         assert printed_by(f"""
-            held, watched, announced, release = [threading.Event() for _ in range(4)]
+            held, announced, release = [threading.Event() for _ in range(3)]
+            watched = AsyncEvent()
 
             def hold():
                 with future._condition:
@@ -498,8 +496,7 @@ class TestTheParentsCalls:
                 say(type(future.exception(1)).__name__, future.done())
 
             async def call():
-                while not watched.is_set():
-                    await asyncio.sleep(0.01)
+                await watched.waited_for()
 
             executor = palitra.AsyncLoopExecutor()
             future = executor.submit(call)
@@ -533,12 +530,11 @@ class TestTheParentsCalls:
             from concurrent.futures import BrokenExecutor
 
             pids = []
-            release = threading.Event()
+            release = AsyncEvent()
 
             async def call():
                 os.kill(os.getpid(), signal.SIGUSR1)
-                while not release.is_set():
-                    await asyncio.sleep(0.01)
+                await release.waited_for()
                 return "answer"
 
             def handler(number, frame):
@@ -630,13 +626,12 @@ class TestOtherThreads:
         self, printed_by: Callable[..., list[str]]
     ) -> None:
         assert printed_by("""
-            release = threading.Event()
+            release = AsyncEvent()
             shutting = threading.Event()
 
             async def call():
                 started.set()
-                while not release.is_set():
-                    await asyncio.sleep(0.01)
+                await release.waited_for()
                 return "answer"
 
             def shut_down():
