@@ -23,6 +23,7 @@ import pytest
 
 import palitra
 from contract.coroutine_executor import CoroutineExecutor, PlainExecutor
+from lifetimes import FREE_THREADED
 from palitra import AsyncLoopExecutor
 
 SUITE = "test.test_concurrent_futures"
@@ -124,6 +125,15 @@ class Child:
         return unpatched(*options, self.prelude + program)
 
 
+if FREE_THREADED:
+    # The standard pool hangs there too, as do its processes.
+    for mode in MODES:
+        LEFT_OUT.setdefault((mode, "Executor"), {})["test_hang_global_shutdown_lock"] = (
+            "forks beside a thread that never rests: the child may find any object locked by it",
+            "test_fork.test_may_be_waiting_in_run_and_in_shutdown",
+        )
+
+
 unpatched = shutdown_part.assert_python_ok
 
 
@@ -177,6 +187,7 @@ def test_what_stands_in_for_a_test_that_is_left_out_exists() -> None:
     for table in LEFT_OUT.values():
         for _, instead in table.values():
             module, _, test = instead.partition(".")
-            source = (TESTS / "contract" / f"{module}.py").read_text(encoding="utf-8")
+            [path] = TESTS.glob(f"*/{module}.py")
+            source = path.read_text(encoding="utf-8")
 
             assert f"def {test}(" in source

@@ -32,7 +32,7 @@ import asyncio, atexit, logging, os, signal, sys, threading, time, warnings
 import palitra
 
 sys.path.append(TESTS)
-from lifetimes import ends
+from lifetimes import FREE_THREADED, ends
 
 
 # The development mode reports slow callbacks, which a busy machine has.
@@ -44,8 +44,33 @@ def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 
+def come_to_rest():
+    # Wait until all other threads sleep. One that waits for the interpreter's lock wakes up every
+    # few milliseconds; where the machine is busy and does not let the thread run then, the thread
+    # does not sleep either.
+    def others():
+        own = str(threading.get_native_id())
+        for task in os.listdir("/proc/self/task"):
+            if task != own:
+                try:
+                    with (
+                        open(f"/proc/self/task/{task}/stat") as stat,
+                        open(f"/proc/self/task/{task}/schedstat") as times,
+                    ):
+                        yield stat.read().rpartition(")")[2].split()[0], times.read()
+                except (FileNotFoundError, ProcessLookupError):
+                    continue  # that thread has ended, such as one that started another thread
+
+    before = None
+    while (now := [*others()]) != before or any(state != "S" for state, _ in now):
+        before = now
+        time.sleep(0.05)
+
+
 def fork(function, leave=sys.exit):
     # Run function in a child that leaves with 7, and return what the parent sees of it.
+    if FREE_THREADED and sys.platform == "linux":
+        come_to_rest()  # each object has a lock there, and the child lacks the thread that holds it
     pid = os.fork()
     if not pid:
         function()

@@ -626,8 +626,12 @@ class TestOtherThreads:
         self, printed_by: Callable[..., list[str]]
     ) -> None:
         assert printed_by("""
+            from palitra import _waiting
+
             release = AsyncEvent()
             shutting = threading.Event()
+            # A thread that shuts down looks around in steps. Here it is to sleep at the fork.
+            step, _waiting._STEP = _waiting._STEP, 3600.0
 
             async def call():
                 started.set()
@@ -640,6 +644,7 @@ class TestOtherThreads:
                 say("shut down")
 
             def child():
+                _waiting._STEP = step
                 use(executor)
                 closing.shutdown()
                 if closed:

@@ -31,30 +31,10 @@ slices = _waiting._SLICE, _waiting._LONG_SLICE
 _waiting._SLICE = _waiting._LONG_SLICE = 3600.0
 
 
-def come_to_rest():
-    # A thread that waits for the interpreter's lock at such a fork leaves the lock in a state that
-    # only Python's own hooks mend. So the other threads are to wait for something else. A thread
-    # that waits for the lock wakes up every few milliseconds; where the machine is busy and does
-    # not let the thread run then, the thread does not sleep either.
-    def others():
-        own = str(threading.get_native_id())
-        for task in os.listdir("/proc/self/task"):
-            if task != own:
-                try:
-                    stat = open(f"/proc/self/task/{task}/stat").read()
-                    times = open(f"/proc/self/task/{task}/schedstat").read()
-                except (FileNotFoundError, ProcessLookupError):
-                    continue  # that thread has ended, such as one that started another thread
-                yield stat.rpartition(")")[2].split()[0], times
-
-    before = None
-    while (now := [*others()]) != before or any(state != "S" for state, _ in now):
-        before = now
-        time.sleep(0.05)
-
-
 def fork_without_hooks():
     # Fork so that none of Python's hooks prepares the child; as os.fork, its pid, and in it 0.
+    # A thread that waits for the interpreter's lock at such a fork leaves the lock in a state that
+    # only Python's own hooks mend. So the other threads are to wait for something else.
     come_to_rest()
     pid = C.fork()
     if not pid:
