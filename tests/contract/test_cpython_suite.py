@@ -126,7 +126,7 @@ class Child:
 
 
 if FREE_THREADED:
-    # The standard pool hangs there too, as do its processes.
+    # See "What is not promised". In one of some hundred runs a child of this test never ended.
     for mode in MODES:
         LEFT_OUT.setdefault((mode, "Executor"), {})["test_hang_global_shutdown_lock"] = (
             "forks beside a thread that never rests: the child may find any object locked by it",
