@@ -237,9 +237,16 @@ def test_a_call_in_flight_is_one_task(executor: AsyncLoopExecutor) -> None:
     gate = executor.run(make_gate())
     futures = [executor.submit(gate.wait) for _ in range(CALLS)]
     executor.run(all_started())
-    assert len(asyncio.all_tasks(executor.get_loop())) == CALLS
-    executor.get_loop().call_soon_threadsafe(gate.set)
-    wait(futures)
+
+    async def count() -> int:
+        return len(asyncio.all_tasks())
+
+    try:
+        # On the loop, where no task is about to end.
+        assert executor.run(count()) == CALLS + 1
+    finally:
+        executor.get_loop().call_soon_threadsafe(gate.set)
+        wait(futures)
 
 
 def test_a_call_in_flight_holds_far_less_than_one_of_run_coroutine_threadsafe(
