@@ -4,7 +4,7 @@ Guarantees
     * A thread that waits hears a signal: at once, or where the signal came just before the wait
       began, after `_SLICE` seconds in the main thread and `_LONG_SLICE` elsewhere.
     * A wait ends in time although a test has frozen or replaced the clock: only the timeouts of the
-      interpreter's own locks measure time here.
+      interpreter's own locks measure a wait. `clock` is for ages, stalls and `map`.
     * A signal handler may wait while the code that it interrupted waits or tells others to go on.
 
 How two threads agree: in one of two ways, everywhere in palitra
