@@ -47,7 +47,8 @@ def say(*words):
 def come_to_rest():
     # Wait until all other threads sleep. One that waits for the interpreter's lock wakes up every
     # few milliseconds; where the machine is busy and does not let the thread run then, the thread
-    # does not sleep either.
+    # does not sleep either. So no other thread may wake up as often as this one looks: a coroutine
+    # is to wait for an `AsyncEvent`, and a watch for stalls is to have a timeout of a second.
     def others():
         own = str(threading.get_native_id())
         for task in os.listdir("/proc/self/task"):

@@ -14,15 +14,14 @@ POOL = """
 from contextlib import asynccontextmanager
 from palitra._bridges._contexts import cached_context
 
-gate = threading.Event()
+gate = AsyncEvent()
 gate.set()
 
 
 @asynccontextmanager
 async def make_pool():
-    while not gate.is_set():
-        started.set()
-        await asyncio.sleep(0.001)
+    started.set()
+    await gate.waited_for()
     yield os.getpid()
     say("left", "here" if main == os.getpid() else "in the child")
 

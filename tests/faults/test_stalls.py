@@ -408,7 +408,7 @@ class TestTheWatch:
             log = logging.getLogger("palitra")
             log.addHandler(Said())
             log.propagate = False
-            executor = palitra.AsyncLoopExecutor(stall_timeout=0.1)
+            executor = palitra.AsyncLoopExecutor(stall_timeout=1)
             executor.run(rude())
             say(fork(in_child))
         """)
