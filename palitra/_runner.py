@@ -121,13 +121,13 @@ class EventLoopThreadRunner:
                 "run() cannot change the event loop that is running: write "
                 "AsyncLoopExecutor(loop_factory=...) and use its run()"
             )
-        executor = _executor_of(self)
-        if debug is not None:
-            try:
+        try:
+            executor = _executor_of(self)
+            if debug is not None:
                 executor.get_loop().set_debug(debug)
-            except BaseException:
-                close_if_coroutine(coro)
-                raise
+        except BaseException:
+            close_if_coroutine(coro)
+            raise
         # What is neither coroutine nor awaitable is refused below.
         if not (isinstance(self, type) or asyncio.iscoroutine(coro)) and inspect.isawaitable(coro):
             coro = _await(coro)
@@ -173,7 +173,13 @@ class EventLoopThreadRunner:
         """
         service = current_service() if isinstance(self, type) else None
         if service is None:
-            return _executor_of(self).gather(
+            try:
+                executor = _executor_of(self)
+            except BaseException:
+                for awaitable in coros_or_futures:
+                    close_if_coroutine(awaitable)
+                raise
+            return executor.gather(
                 *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
             )
         gathering = Gathering(service, coros_or_futures, return_exceptions)

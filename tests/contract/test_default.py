@@ -406,13 +406,14 @@ def test_the_program_of_the_first_readme_runs(python: Python) -> None:
     assert (end.returncode, end.stdout, end.stderr) == (0, f"{comments}\n", "")
 
 
+@pytest.mark.parametrize("of", [palitra, palitra.EventLoopThreadRunner])
 @pytest.mark.parametrize("call", ["run", "gather"])
 def test_coroutines_are_closed_where_there_can_be_no_executor(
-    monkeypatch: pytest.MonkeyPatch, call: str
+    monkeypatch: pytest.MonkeyPatch, call: str, of: object
 ) -> None:
     monkeypatch.setenv("PALITRA_STALL_TIMEOUT", "soon")
     coros = [value_of(number) for number in range(1 if call == "run" else 2)]
     with pytest.raises(ValueError, match="PALITRA_STALL_TIMEOUT"):
-        getattr(palitra, call)(*coros)
+        getattr(of, call)(*coros)
 
     assert all(inspect.getcoroutinestate(coro) == inspect.CORO_CLOSED for coro in coros)
