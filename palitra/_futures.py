@@ -112,6 +112,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     @property
     def _condition(self) -> Any:  # type: ignore[override]  # nobody sets it
+        if not _hooks.mark[0]:
+            self._service.check_process()
         return FutureCondition(self)
 
     def __reduce__(self) -> NoReturn:
@@ -182,6 +184,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[_T]], object]) -> None:
         """Call *fn* with this future when it is done; at once if it is. Thread-safe."""
+        if not _hooks.mark[0]:
+            self._service.check_process()
         permission = {"fn": fn}
         self.__dict__.setdefault("_callbacks", []).append(permission)
         if self._state in _FINAL:
@@ -375,7 +379,8 @@ class FutureCall(Call, concurrent.futures.Future[_T]):
         self._take_open()
         self._target = self._task = self._args = self._kwargs = None
         self._context = _EMPTY
-        self._callbacks = self._untold = ()
+        self.__dict__.pop("_callbacks", None)
+        self._untold = ()
         self._exception = error
         self._state = FINISHED
         _tell_sleepers(self)

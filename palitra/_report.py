@@ -124,6 +124,7 @@ def dump(file: TextIO | None, first: Service | None) -> None:
 
 
 def _all(first: Service | None) -> Iterator[str]:
+    _hooks.check_process()
     services = [one for one in _hooks.services() if isinstance(one, Service)]
     services.sort(key=lambda service: service is not first)
     executors = "1 executor" if len(services) == 1 else f"{len(services)} executors"

@@ -430,6 +430,9 @@ class TestTheParentsCalls:
             def waiting_plain():
                 return "waiting callable"
 
+            async def wrapped_for(call):
+                return await asyncio.wrap_future(call)
+
             def child():
                 for call in calls:
                     say(call.done(), call.running(), call.cancelled(), call.cancel())
@@ -440,6 +443,18 @@ class TestTheParentsCalls:
                         pass
                 assert set(as_completed(calls)) == set(calls) == wait(calls).done
                 assert not called_back
+                heard = []
+                for call in calls:
+                    call.add_done_callback(heard.append)
+                assert heard == calls
+                for wrapped in map(wrapped_for, calls):
+                    try:
+                        asyncio.run(wrapped)
+                    except BrokenExecutor:
+                        pass
+                assert executor.gather(*calls, return_exceptions=True) == [
+                    call.exception() for call in calls
+                ]
                 say(finished.result())
                 use(executor)
 

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 BARE_FORK = """
-import ctypes, traceback
+import ctypes, io, traceback
 from concurrent.futures import BrokenExecutor
 from palitra import _waiting
 
@@ -286,17 +286,52 @@ def test_the_parents_calls_fail_in_the_child(
         "broken(future)",
         "'broken' if isinstance(future.exception(10), BrokenExecutor) else 'not'",
         "future.cancel() and 'broken' or broken(future)",
+        "'broken' if wait([future], 10).done else 'not'",
+        "broken(next(as_completed([future], 10)))",
+        "(future.add_done_callback(heard.append), heard and broken(future))[1]",
+        "wrapped(future)",
+        "'broken' if future.done() and not future.running() else 'not'",
+        "'broken' if not executor.calls() else 'not'",
+        "'broken' if 'Event.wait' not in dumped() else 'not'",
     ],
-    ids=["result", "exception", "cancel"],
+    ids=[
+        "result",
+        "exception",
+        "cancel",
+        "wait",
+        "as_completed",
+        "callback",
+        "wrap_future",
+        "done",
+        "calls",
+        "dump",
+    ],
 )
 @each_executor
 def test_a_wait_that_begins_in_the_child_ends(
     printed_by: Callable[..., list[str]], executor: str, waits: str
 ) -> None:
-    """Waiting for the parent's call is the first thing that the child does with palitra."""
+    """Waiting for the parent's call, or asking for it, is the first thing that the child does."""
     assert printed_by(
         BARE_FORK,
         f"""
+        from concurrent.futures import as_completed, wait
+
+        def wrapped(future):
+            async def waits():
+                return await asyncio.wait_for(asyncio.wrap_future(future), 10)
+
+            try:
+                return asyncio.run(waits())
+            except BrokenExecutor:
+                return "broken"
+
+        def dumped():
+            text = io.StringIO()
+            palitra.dump(text)
+            return text.getvalue()
+
+        heard = []
         executor = {executor}
         waiting = asyncio.Event()
         future = executor.submit(waiting.wait)
