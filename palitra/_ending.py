@@ -62,8 +62,26 @@ class Contexts:
     def __init__(self) -> None:
         self.entered: dict[Callable[..., Awaitable[object]], None] = {}
         self.leaving: Callable[..., Awaitable[object]] | None = None  # is being left now
-        # The exception that the body of the executor's `with` statement has raised.
-        self.body_error: BaseException | None = None
+        # The exception that the body of the executor's `with` statement has raised, and is to be
+        # told; and the one that the contexts have suppressed.
+        self._body_error: BaseException | None = None
+        self._suppressed: BaseException | None = None
+
+    def tell(self, error: BaseException | None) -> None:
+        """Tell the contexts of *error*, which ends the executor's `with` statement.
+
+        Of two threads that end one executor so, the first is heard.
+        """
+        if self._body_error is None:
+            self._body_error = error
+
+    def have_suppressed(self, error: BaseException | None) -> bool:
+        """After the end: whether the contexts have suppressed *error*. Forget it."""
+        self._body_error = None
+        if error is None or self._suppressed is not error:
+            return False
+        self._suppressed = None
+        return True
 
     async def leave_all(self) -> None:
         """Leave each context. If leaving one raises, report that, and go on with the others.
@@ -72,7 +90,7 @@ class Contexts:
         `AsyncExitStack`. Otherwise they have nothing to do with it.
         """
         loop = asyncio.get_running_loop()
-        error = self.body_error
+        error = told = self._body_error
         while self.entered:
             leave, _ = self.entered.popitem()
             self.leaving = leave
@@ -87,7 +105,9 @@ class Contexts:
                 )
             finally:
                 self.leaving = None
-        self.body_error = error
+        if error is None and told is not None:
+            self._suppressed = told
+        self._body_error = error
 
 
 class Postponed:
@@ -126,13 +146,34 @@ class Postponed:
             del self._running[me]
 
 
-async def _end_strays(spared: set[asyncio.Task[Any]]) -> None:
-    """End the tasks that user code has started beside its calls, and its async generators.
+def _cancel_newest_first(calls: Collection[Call]) -> None:
+    for call in reversed(list(calls)):
+        call.cancel_on_loop()
+
+
+async def _end_services(calls: Calls, host: Host) -> None:
+    """Cancel the services, and give them a second; leave those behind that need longer."""
+    services = list(calls.services)
+    if not services:
+        return
+    _cancel_newest_first(services)
+    tasks = [call.task for call in services if call.task is not None]
+    if tasks:
+        await all_done(asyncio.get_running_loop(), tasks, GRACE)
+    left = list(calls.services)
+    for call, description in zip(left, describe(left, host), strict=True):
+        LOGGER.warning("left behind at the end: %s", description)
+        calls.leave_behind(call)
+        for task in call.tasks():
+            say_nothing_of(task)
+
+
+async def _end_strays(tasks: list[asyncio.Task[Any]]) -> None:
+    """End *tasks*, which user code has started beside its calls, and its async generators.
 
     They may hold what contexts hold, such as a connection with a thread. They have a second.
     """
     loop = asyncio.get_running_loop()
-    tasks = [task for task in asyncio.all_tasks() - spared if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
     await all_done(loop, tasks, GRACE)
@@ -175,6 +216,8 @@ class Ending:
         self.given_up: list[Call] = []  # calls that still ran when the exit stopped waiting
         # The tasks of calls on a borrowed loop, whose other tasks are the application's.
         self.tasks: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
+        # Tasks of user code that were cancelled because of the end, which is done once.
+        self.cancelled: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self.clean_up: asyncio.Task[None] | None = None  # leaves the contexts, or ends the loop
 
     # -- why ----------------------------------------------------------------------------------
@@ -249,12 +292,17 @@ class Ending:
     def cancel_calls(self, *, clean_up: bool = False) -> None:
         """Cancel every call that can be cancelled, and has not been yet; *clean_up*: really every.
 
-        Without *clean_up*, not what leaves a context or closes an iterator.
+        Without *clean_up*, not what leaves a context or closes an iterator. And no service: calls
+        may need services for their clean-up, so the end cancels services after the calls.
         """
         # Cancel newest first, so that a freed slot starts no call that is about to be cancelled.
         for call in reversed(self._calls.snapshot()):
-            if clean_up or not call.is_clean_up:
+            if call.kind != "service" and (clean_up or not call.is_clean_up):
                 call.cancel_once()
+
+    def cancel_services(self) -> None:
+        """Cancel the services, though calls are left that may need them: time is running out."""
+        self._inbox.post(functools.partial(_cancel_newest_first, self._calls.services))
 
     def cancel_everything(self) -> None:
         """Cancel what the end of the loop waits for, once: its calls, or else the clean-up."""
@@ -274,6 +322,7 @@ class Ending:
         for task in list(self.tasks) if self._host.is_borrowed else asyncio.all_tasks():
             # What has been cancelled is at its clean-up, such as a service that the end cancels.
             if task not in spared and not getattr(task, "cancelling", int)():
+                self.cancelled.add(task)
                 task.cancel()
 
     # -- going on, on the loop ----------------------------------------------------------------
@@ -301,7 +350,7 @@ class Ending:
                 self._workers.grow(self.lose_threads)
 
     async def _finish(self) -> None:
-        await self._end_services()
+        await _end_services(self._calls, self._host)
         await self.contexts.leave_all()
         self.done = True
         self.contexts_left.happen()
@@ -317,22 +366,6 @@ class Ending:
                 task.exception()  # mark it as retrieved; the loop has reported it already
             self.wind_down()
 
-    async def _end_services(self) -> None:
-        services = list(self._calls.services)
-        if not services:
-            return
-        for call in reversed(services):
-            call.cancel_on_loop()
-        tasks = [call.task for call in services if call.task is not None]
-        if tasks:
-            await all_done(asyncio.get_running_loop(), tasks, GRACE)
-        left = list(self._calls.services)
-        for call, description in zip(left, describe(left, self._host), strict=True):
-            LOGGER.warning("left behind at the end: %s", description)
-            self._calls.leave_behind(call)
-            for task in call.tasks():
-                say_nothing_of(task)
-
     def leave_contexts(self, after: Collection[threading.Thread] = ()) -> None:
         """In any thread: have the contexts left that are entered now, though calls may follow.
 
@@ -346,12 +379,14 @@ class Ending:
 
     def _leave_contexts_early(self, after: Collection[threading.Thread] = ()) -> None:
         async def leave() -> None:
-            await self._end_services()  # which may use the contexts, in their clean-up too
+            # First: services may use the contexts, in their clean-up too.
+            await _end_services(self._calls, self._host)
             await self.contexts.leave_all()
             if not self._host.is_borrowed:
-                await _end_strays(
-                    {task for call in self._calls.snapshot() for task in call.tasks()}
-                )
+                spared = {task for call in self._calls.snapshot() for task in call.tasks()}
+                strays = asyncio.all_tasks() - spared - {asyncio.current_task()}
+                self.cancelled.update(strays)
+                await _end_strays(list(strays))
 
         if any(thread.is_alive() for thread in after):
             asyncio.get_running_loop().call_later(_LOOK, self._leave_contexts_early, after)

@@ -247,19 +247,16 @@ class AsyncLoopExecutor(Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool | None:
-        self._service.ending.contexts.body_error = exc_val
         try:
+            # First: a block that is refused tells the contexts nothing.
+            self._service.check_process()
+            _refuse_to_wait_here(self._service)
+            contexts = self._service.ending.contexts
+            contexts.tell(exc_val)
             self.shutdown(wait=True)
-            return self._body_error_is_suppressed(exc_val)
+            return contexts.have_suppressed(exc_val)
         finally:
             del exc_val, exc_tb
-
-    def _body_error_is_suppressed(self, error: BaseException | None) -> bool:
-        left, self._service.ending.contexts.body_error = (
-            self._service.ending.contexts.body_error,
-            None,
-        )
-        return error is not None and left is None
 
     async def __aenter__(self) -> Self:
         return self
@@ -270,10 +267,14 @@ class AsyncLoopExecutor(Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool | None:
-        self._service.ending.contexts.body_error = exc_val
         try:
+            # First, as in `__exit__`.
+            self._service.check_process()
+            _refuse_to_await_here(self._service)
+            contexts = self._service.ending.contexts
+            contexts.tell(exc_val)
             await self.aclose()
-            return self._body_error_is_suppressed(exc_val)
+            return contexts.have_suppressed(exc_val)
         finally:
             del exc_val, exc_tb
 
@@ -444,7 +445,8 @@ class AsyncLoopExecutor(Executor):
             cancel_futures: Whether to cancel the calls that are unfinished, including coroutines in
                 flight and those of `run` and `gather`. A callable that runs in a worker thread
                 cannot be cancelled, nor can an awaitable that it then returns. What leaves a
-                context or closes an iterator just then is not cancelled.
+                context or closes an iterator just then is not cancelled. Services are cancelled
+                after the calls.
             timeout: The most seconds to wait; None: no limit. The executor goes on ending when the
                 limit has passed, and this can be called again. If the process exits before that,
                 the exit cancels what is left, gives it a second, and leaves it behind.
@@ -468,11 +470,8 @@ class AsyncLoopExecutor(Executor):
             if not wait:
                 raise ValueError("shutdown(wait=False) waits for nothing: it takes no timeout")
         self._service.check_process()
-        if wait and self._service.is_own_thread():
-            raise DeadlockError(
-                "shutdown(wait=True) would wait for the thread that it is called on; "
-                "use shutdown(wait=False) there, or await aclose()"
-            )
+        if wait:
+            _refuse_to_wait_here(self._service)
         self._service.ending.shut_down()
         if cancel_futures:
             self._service.ending.cancel_calls()
@@ -506,25 +505,8 @@ class AsyncLoopExecutor(Executor):
         """
         service = self._service
         service.check_process()
+        _refuse_to_await_here(service)
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        if service.on_loop() and any(
-            call.takes_first_step or waits_for(call.task, task) for call in service.calls.snapshot()
-        ):
-            raise DeadlockError(
-                "aclose() would wait for the call that it is called in: use shutdown(wait=False) "
-                "there"
-            )
-        if waits_for(service.ending.clean_up, task):
-            raise DeadlockError(
-                "aclose() would wait for the clean-up that it is called in, which is that of the "
-                "executor's own end: leave it out there"
-            )
-        if service.is_own_thread() and not (service.on_loop() and service.host.is_borrowed):
-            raise DeadlockError(
-                "aclose() would wait for the end of the thread that it runs on: use "
-                "shutdown(wait=False) there"
-            )
         service.ending.shut_down()
         if cancel_futures:
             service.ending.cancel_calls()
@@ -576,6 +558,7 @@ class AsyncLoopExecutor(Executor):
 
         .. versionadded:: 0.2.0
         """
+        self._service.check_process()
         return _report.calls(self._service)
 
     # -- blocking calls -----------------------------------------------------------------------
@@ -1067,3 +1050,33 @@ def _check_coroutine(obj: object) -> None:
 def _seconds(timeout: float) -> float:
     """Return *timeout* as a number that a lock takes; raise TypeError if it is not a number."""
     return max(0.0, min(float(timeout), threading.TIMEOUT_MAX))
+
+
+def _refuse_to_wait_here(service: Service) -> None:
+    """Raise if the caller is on a thread that the end waits for: nothing is changed then."""
+    if service.is_own_thread():
+        raise DeadlockError(
+            "shutdown(wait=True) would wait for the thread that it is called on; "
+            "use shutdown(wait=False) there, or await aclose()"
+        )
+
+
+def _refuse_to_await_here(service: Service) -> None:
+    """Raise if the caller is part of what the end waits for: nothing is changed then."""
+    task = asyncio.current_task()
+    if service.on_loop() and any(
+        call.takes_first_step or waits_for(call.task, task) for call in service.calls.snapshot()
+    ):
+        raise DeadlockError(
+            "aclose() would wait for the call that it is called in: use shutdown(wait=False) there"
+        )
+    if waits_for(service.ending.clean_up, task):
+        raise DeadlockError(
+            "aclose() would wait for the clean-up that it is called in, which is that of the "
+            "executor's own end: leave it out there"
+        )
+    if service.is_own_thread() and not (service.on_loop() and service.host.is_borrowed):
+        raise DeadlockError(
+            "aclose() would wait for the end of the thread that it runs on: use "
+            "shutdown(wait=False) there"
+        )

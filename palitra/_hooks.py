@@ -57,6 +57,7 @@ class Ends(Protocol):
     def leave_contexts(self, after: Collection[threading.Thread] = ()) -> None: ...
     def begin_exit(self) -> None: ...
     def cancel_everything(self) -> None: ...
+    def cancel_services(self) -> None: ...
     def waited_for(self) -> str: ...
     def abandon_at_exit(self, *, goes_on: bool = False) -> str: ...
 
@@ -478,7 +479,8 @@ def _wait(services: list[Watched], is_over: Callable[[Watched, float], bool]) ->
     A service whose `exit_limit` has passed is cancelled, and left behind a second later.
     """
     pending = list(services)
-    limited: list[Watched] = []  # services whose calls were cancelled at their limit
+    # Services that have reached their limit, and what has been cancelled since.
+    limited: dict[Watched, str] = {}
     logged = interrupted = cancelled = False
     began = _process.waited
     while pending and not _process.hurried:
@@ -512,8 +514,12 @@ def _say_waiting(services: list[Watched]) -> None:
         LOGGER.warning("waiting at exit for %s (Ctrl-C cancels)", names or "clean-up")
 
 
-def _passes_limit(service: Watched, limited: list[Watched]) -> bool:
-    """Whether *service* is left behind: a second after it was cancelled, which is done here too."""
+def _passes_limit(service: Watched, limited: dict[Watched, str]) -> bool:
+    """Whether *service* is left behind: a second after it was cancelled, which is done here too.
+
+    Its calls are cancelled first: they may need what `submit_service` runs beside them for their
+    clean-up. That is cancelled when they are over, or half a second later if they are not.
+    """
     limit = service.exit_limit
     if _process.waited >= _process.deadline:
         _leave_behind([service])
@@ -524,8 +530,11 @@ def _passes_limit(service: Watched, limited: list[Watched]) -> bool:
         _leave_behind([service])
         return True
     if service not in limited:
-        limited.append(service)
+        limited[service] = "calls"
         service.ending.cancel_everything()
+    elif limited[service] == "calls" and _process.waited >= limit + _GRACE / 2:
+        limited[service] = "services"
+        service.ending.cancel_services()
     return False
 
 

@@ -215,7 +215,7 @@ class OwnLoop:
         loop = self.loop
         if loop is not None and not loop.is_closed():
             try:
-                self._close_loop(loop, left)
+                self._close_loop(loop, ending, left)
             except BaseException:
                 LOGGER.exception("closing the event loop failed")
             asyncio.set_event_loop(None)
@@ -230,13 +230,15 @@ class OwnLoop:
         ending.end_here()  # where callbacks may ask whether this is the loop's thread
         self._ident = None  # another thread may get the same identifier
 
-    def _close_loop(self, loop: asyncio.AbstractEventLoop, left: list[Call]) -> None:
+    def _close_loop(
+        self, loop: asyncio.AbstractEventLoop, ending: Ending, left: list[Call]
+    ) -> None:
         """Do what `asyncio.run` does at its end.
 
         If calls were left behind, in *left*, their tasks and the tasks that they have made may
         ignore all cancellation. Then nothing is waited for longer than a second.
         """
-        cancelled = {task for call in left for task in call.tasks()}
+        cancelled = {task for call in left for task in call.tasks()}.union(ending.cancelled)
         # Services have had their second; other calls may have been cancelled just now.
         late = {task for call in left if call.kind == "service" for task in call.tasks()}
         tasks = asyncio.all_tasks(loop)
@@ -248,13 +250,9 @@ class OwnLoop:
             _silence(task)
         for task in ended:
             if not task.cancelled() and (error := task.exception()) is not None:
-                loop.call_exception_handler(
-                    {
-                        "message": "unhandled exception while the event loop was closed",
-                        "exception": error,
-                        "task": task,
-                    }
-                )
+                message = "unhandled exception while the event loop was closed"
+                context = {"message": message, "exception": error, "task": task}
+                loop.call_exception_handler(context)
         if ended != tasks:
             _expect_running_generators(loop)
         # Ctrl-C or a limit at exit cancels the step that is under way; the others follow.

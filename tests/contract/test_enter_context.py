@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -476,3 +477,87 @@ def test_what_a_context_makes_of_the_bodys_exception_reaches_those_that_are_left
 
     assert isinstance(told[0], KeyError)  # `outer` has suppressed it
     assert reported == told
+
+
+@asynccontextmanager
+async def telling(told: list[BaseException | None]) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        told.append(error)
+        raise
+    told.append(None)
+
+
+@pytest.mark.parametrize("refused", ["with", "async with"])
+def test_a_block_that_is_refused_tells_the_contexts_nothing(
+    executor: AsyncLoopExecutor, refused: str
+) -> None:
+    told: list[BaseException | None] = []
+    error = ValueError("of a refused block")
+
+    async def enters() -> None:
+        with pytest.raises(DeadlockError):
+            if refused == "with":
+                with executor:
+                    raise error
+            else:
+                async with executor:
+                    raise error
+
+    executor.enter_context(telling(told))
+    executor.run(enters())
+    executor.shutdown()
+
+    assert told == [None]
+
+
+def test_two_blocks_that_end_at_once_lose_no_exception(executor: AsyncLoopExecutor) -> None:
+    """The contexts see one of them; both are shown, and none of them to the wrong thread."""
+    told: list[BaseException | None] = []
+    raised: list[BaseException] = []
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def block(error: BaseException) -> None:
+        try:
+            with executor:
+                both.wait()
+                raise error
+        except ValueError as exc:
+            raised.append(exc)
+
+    executor.enter_context(telling(told))
+    errors = [ValueError(1), ValueError(2)]
+    threads = [in_thread(functools.partial(block, error)) for error in errors]
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert sorted(raised, key=repr) == errors
+    assert told[0] in errors
+
+
+def test_a_block_that_ends_well_beside_one_that_fails_hides_nothing(
+    executor: AsyncLoopExecutor,
+) -> None:
+    told: list[BaseException | None] = []
+    leaves, fails = threading.Event(), threading.Event()
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        yield
+        leaves.set()
+        await asyncio.to_thread(fails.wait, PATIENCE)
+
+    executor.enter_context(telling(told))
+    executor.enter_context(slow)
+
+    def ends_well() -> None:
+        with executor:
+            pass
+
+    thread = in_thread(ends_well)
+    assert leaves.wait(PATIENCE)
+    with pytest.raises(ValueError, match="of the block"), executor:
+        fails.set()
+        raise ValueError("of the block")
+    thread.join(PATIENCE)

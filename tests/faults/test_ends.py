@@ -266,6 +266,42 @@ def test_a_service_is_cancelled_after_the_calls_and_before_contexts(
     assert future.cancelled()
 
 
+@pytest.mark.parametrize("way", ["shutdown", "aclose"])
+def test_calls_that_are_cancelled_have_their_services_during_their_clean_up(
+    executor: palitra.AsyncLoopExecutor, way: str
+) -> None:
+    log: list[str] = []
+    letters: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+    waits = threading.Event()
+
+    async def post_office() -> None:
+        try:
+            while True:
+                (await letters.get()).set()
+        finally:
+            log.append("service")
+
+    async def call() -> None:
+        try:
+            waits.set()
+            await asyncio.Event().wait()
+        finally:
+            received = asyncio.Event()
+            letters.put_nowait(received)
+            await received.wait()
+            log.append("call")
+
+    executor.submit_service(post_office)
+    future = executor.submit(call)
+    assert waits.wait(SOON)
+    if way == "shutdown":
+        executor.shutdown(cancel_futures=True, timeout=SOON)
+    else:
+        asyncio.run(asyncio.wait_for(executor.aclose(cancel_futures=True), SOON))
+    assert future.cancelled()
+    assert log == ["call", "service"]
+
+
 def test_a_coroutine_may_be_a_service(executor: palitra.AsyncLoopExecutor) -> None:
     service = Service()
     with executor:

@@ -697,3 +697,26 @@ def test_a_connection_that_a_stray_holds_is_closed(
         "last words",
         "closed",
     ]
+
+
+def test_a_stray_that_is_ended_before_the_loop_is_not_cancelled_a_second_time(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    assert printed_by("""
+        async def stray():
+            try:
+                await asyncio.sleep(60)
+            finally:
+                try:
+                    await asyncio.sleep(1.5)  # longer than an end in a thread's stead waits for it
+                    say("saved")
+                except asyncio.CancelledError:
+                    say("cancelled again")
+
+        async def begin():
+            palitra.task = asyncio.create_task(stray())
+            await asyncio.sleep(0)
+
+        palitra.run(begin())
+        threading.Thread(target=time.sleep, args=(0.1,)).start()  # which has never used palitra
+    """) == ["saved"]

@@ -110,6 +110,77 @@ def test_the_exit_does_not_cancel_what_the_end_has_cancelled(
     ) == ["cleaned up"]
 
 
+SERVED = """
+letters = asyncio.Queue()
+
+
+async def post_office():
+    try:
+        while True:
+            (await letters.get()).set()
+    finally:
+        await asyncio.sleep(0.01)
+        say("service over")
+
+
+async def writes():
+    try:
+        ready.set()
+        await asyncio.sleep(3600)
+    finally:
+        received = asyncio.Event()
+        letters.put_nowait(received)
+        {at_clean_up}
+        await received.wait()
+        say("call over")
+"""
+
+
+@pytest.mark.parametrize("way", ["exit_timeout", "Ctrl-C"])
+def test_calls_that_the_exit_cancels_have_their_services_during_their_clean_up(
+    printed_by: Callable[..., list[str]], way: str
+) -> None:
+    interrupts = """
+    async def interrupt():
+        await main_thread_ended()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    executor.submit(interrupt)
+    started.wait()
+    """
+    assert printed_by(
+        LOG,
+        SERVED.format(at_clean_up="await asyncio.sleep(0)"),
+        f"""
+        executor = palitra.AsyncLoopExecutor(exit_timeout={0.1 if way == "exit_timeout" else None})
+        executor.submit_service(post_office)
+        executor.submit(writes)
+        ready.wait()
+        """,
+        interrupts if way == "Ctrl-C" else "",
+    ) == ["call over", "service over"]
+
+
+def test_a_service_has_its_clean_up_though_a_call_ignores_its_cancellation(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    lines = printed_by(
+        LOG,
+        SERVED.format(at_clean_up="pass"),
+        """
+        executor = palitra.AsyncLoopExecutor(exit_timeout=0.1)
+        executor.submit_service(post_office)
+        executor.submit(stubborn)
+        ready.wait()
+        """,
+    )
+
+    assert [names(line) for line in lines] == [
+        "service over",
+        "palitra: left behind at exit: stubborn",
+    ]
+
+
 def test_what_ignores_its_cancellation_is_left_behind_by_name(
     printed_by: Callable[..., list[str]],
 ) -> None:
