@@ -19,6 +19,7 @@ from ._owner import (
     Step,
     build,
     cancellation_requests,
+    holds_only,
     show_both,
 )
 
@@ -139,7 +140,7 @@ class _IterationOwner(Owner):
                 await aclose()
             except BaseExceptionGroup as group:
                 # A task group around a `yield` wraps the GeneratorExit that closes the generator.
-                if group.split(GeneratorExit)[1] is not None:
+                if not holds_only(group, GeneratorExit):
                     raise
 
     def failed(self, exc: BaseException) -> None:

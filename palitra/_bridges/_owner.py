@@ -35,6 +35,7 @@ from .._service import Service
 from .._words import name_of, traceback_of, user_traceback
 
 _T = TypeVar("_T")
+_EXCEPTIONS: Any = BaseExceptionGroup.__dict__["exceptions"]
 
 
 class Step(BlockingCall[_T]):
@@ -439,6 +440,19 @@ def _chain(error: BaseException, earlier: BaseException) -> None:
             error.__context__ = earlier
             return
         error = error.__context__
+
+
+def holds_only(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether *error* is a *kind*, or a group that holds nothing else, at any depth."""
+    # A class of users may have methods that raise, `split` among them: ask Python's own class.
+    left = [error]
+    while left:
+        one = left.pop()
+        if not issubclass(type(one), kind):
+            if not issubclass(type(one), BaseExceptionGroup):
+                return False
+            left.extend(_EXCEPTIONS.__get__(one))
+    return True
 
 
 def cancellation_requests() -> int:

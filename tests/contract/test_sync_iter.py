@@ -12,7 +12,7 @@ import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import pytest
 
@@ -745,6 +745,46 @@ def test_a_generator_that_ignores_its_closing_is_an_error(executor: AsyncLoopExe
     assert next(generator) == 1
     with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
         generator.close()
+
+
+class CannotBeSplit(BaseExceptionGroup[BaseException]):
+    @property
+    def exceptions(self) -> NoReturn:
+        raise ArithmeticError("sealed")
+
+    def derive(self, *_: object) -> NoReturn:
+        raise ArithmeticError("sealed")
+
+    split = subgroup = derive
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_group_of_its_closing_is_told_by_what_it_holds_and_not_by_its_own_split(
+    executor: AsyncLoopExecutor, *, nested: bool, others: bool
+) -> None:
+    held: list[BaseException] = [GeneratorExit(), *([ValueError()] if others else [])]
+    group: BaseExceptionGroup[BaseException] = CannotBeSplit("odd", held)
+    if nested:
+        group = CannotBeSplit("odd", [GeneratorExit(), group])
+
+    async def raises() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+        finally:
+            raise group
+
+    generator = executor.sync_iter(raises)
+    assert next(generator) == 1
+    caught: list[BaseException] = []
+    try:
+        generator.close()
+    except BaseException as error:
+        caught.append(error)
+
+    assert [type(error) for error in caught] == ([CannotBeSplit] if others else [])
+    assert caught == ([group] if others else [])
+    assert list(generator) == []
 
 
 def test_yield_from_delegates_to_it(executor: AsyncLoopExecutor) -> None:
