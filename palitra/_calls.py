@@ -466,11 +466,12 @@ class BlockingCall(Call, Generic[_T]):
 
     def _interrupted(self, exc: BaseException) -> None:
         """Cancel, and wait for the clean-up: without limit after Ctrl-C, otherwise for a second."""
-        if isinstance(exc, CallTimeoutError):
+        # By the type itself, see `_keep_error`; otherwise, the call would not be cancelled.
+        if issubclass(type(exc), CallTimeoutError):
             return
         try:
             self.cancel_once()
-            wait_for(self._done, None if isinstance(exc, KeyboardInterrupt) else GRACE)
+            wait_for(self._done, None if issubclass(type(exc), KeyboardInterrupt) else GRACE)
         except BaseException:
             self._service.leave_behind(self)
             raise

@@ -17,6 +17,7 @@ _ExcT = TypeVar("_ExcT", bound=BaseException)
 LOGGER = logging.getLogger("palitra")
 _PACKAGE = __name__.rpartition(".")[0]
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+_ARGS: Any = BaseException.__dict__["args"]
 
 
 def name_of(what: object) -> str:
@@ -78,6 +79,12 @@ def traceback_of(exc: BaseException) -> TracebackType | None:
     """The traceback of *exc*, even if its class has replaced the attribute by one that raises."""
     tb: TracebackType | None = _TRACEBACK.__get__(exc)
     return tb
+
+
+def args_of(exc: BaseException) -> tuple[Any, ...]:
+    """The arguments of *exc*, as `traceback_of` its traceback."""
+    args: tuple[Any, ...] = _ARGS.__get__(exc)
+    return args
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -227,7 +227,7 @@ class WorkerThreads:
             if begin.take():
                 self._unstarted.appendleft(number)
                 del self.threads[thread]
-            if isinstance(exc, RuntimeError) and self.threads:
+            if issubclass(type(exc), RuntimeError) and self.threads:
                 return  # no more threads can start: those that exist do the work
             raise
 

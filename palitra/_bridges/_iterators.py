@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from .._service import Service
-from .._words import close_if_coroutine, name_of, user_traceback
+from .._words import args_of, close_if_coroutine, name_of, user_traceback
 from ._owner import (
     Face,
     Owner,
@@ -243,7 +243,7 @@ class SyncIterator(Face, Iterator[_T_co]):
             if issubclass(type(error), asyncio.CancelledError):
                 error = self._owner.service.ending.host_failure() or error
             if issubclass(type(error), StopAsyncIteration):
-                raise StopIteration(*error.args[:1])
+                raise StopIteration(*args_of(error)[:1])
             raise error
         finally:
             del error  # a raised error holds this frame
@@ -391,9 +391,12 @@ class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
 def _instance(typ: Any, val: Any) -> BaseException:
     if not (isinstance(typ, type) and issubclass(typ, BaseException)):
         raise TypeError(f"throw() takes an exception class or instance, not {typ!r}")
-    if isinstance(val, typ):
-        return val
-    return typ() if val is None else typ(val)
+    # By the type itself: `isinstance` asks `val` for its class, which may raise.
+    if val is None or issubclass(type(val), typ):
+        exc: BaseException = typ() if val is None else val
+    else:
+        exc = typ(val)
+    return exc
 
 
 class _PrefetchOwner(_IterationOwner):

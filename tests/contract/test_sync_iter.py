@@ -734,6 +734,42 @@ def test_a_generator_begins_as_a_plain_one_does(executor: AsyncLoopExecutor, beg
     assert outcomes[: len(outcomes) // 2] == outcomes[len(outcomes) // 2 :]
 
 
+def test_an_exception_that_hides_what_it_is_can_be_thrown_as_an_argument(
+    executor: AsyncLoopExecutor,
+) -> None:
+    class HasNoClass(Exception):
+        @property  # type: ignore[misc]
+        def __class__(self) -> NoReturn:  # type: ignore[override]
+            raise ArithmeticError("classless")
+
+    error = HasNoClass()
+    generator: Any = executor.sync_iter(aecho([]))
+    next(generator)
+    with pytest.raises(ValueError) as caught:
+        generator.throw(ValueError, error)
+    assert caught.value.args[0] is error
+
+
+def test_the_value_of_an_end_is_read_past_what_its_class_has_in_its_place(
+    executor: AsyncLoopExecutor,
+) -> None:
+    class End(StopAsyncIteration):
+        @property
+        def args(self) -> NoReturn:  # type: ignore[override]
+            raise ArithmeticError("no arguments")
+
+    class Items:
+        def __aiter__(self) -> Self:
+            return self
+
+        async def __anext__(self) -> NoReturn:
+            raise End("value")
+
+    with pytest.raises(StopIteration) as caught:
+        next(executor.sync_iter(Items()))
+    assert caught.value.value == "value"
+
+
 def test_a_generator_that_ignores_its_closing_is_an_error(executor: AsyncLoopExecutor) -> None:
     async def ignores() -> AsyncGenerator[int, None]:
         try:

@@ -409,6 +409,38 @@ class TestHandlers:
         assert (ended.stderr, ended.returncode) == ("", 0)
         assert ended.stdout.splitlines() == ["cleaned up", "raised"]
 
+    @pytest.mark.parametrize(
+        "wait", ["palitra.run(call(), timeout=3600)", "palitra.gather(call())"]
+    )
+    def test_that_raise_what_has_no_class_end_the_blocking_call_too(
+        self, start: Callable[..., Child], wait: str
+    ) -> None:
+        child = start(
+            CALL,
+            f"""
+            class Raised(Exception):
+                @property
+                def __class__(self):
+                    raise ArithmeticError("classless")
+
+            def handler(number, frame):
+                raise Raised
+
+            signal.signal(signal.SIGUSR1, handler)
+            try:
+                {wait}
+            except Raised:
+                say("raised")
+            use(palitra.get_executor())
+            """,
+        )
+        child.expect("started")
+        child.send_signal(signal.SIGUSR1)
+        ended = child.finish()
+
+        assert (ended.stderr, ended.returncode) == ("", 0)
+        assert ended.stdout.splitlines() == ["cleaned up", "raised"]
+
     def test_that_exit_end_the_program_after_the_cleanup(self, start: Callable[..., Child]) -> None:
         child = start(
             CALL,
