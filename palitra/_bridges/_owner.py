@@ -35,6 +35,8 @@ from .._service import Service
 from .._words import name_of, traceback_of, user_traceback
 
 _T = TypeVar("_T")
+# What a class of users may have replaced, and may not take: read and written by Python's own class.
+_CONTEXT: Any = BaseException.__dict__["__context__"]
 _EXCEPTIONS: Any = BaseExceptionGroup.__dict__["exceptions"]
 
 
@@ -433,13 +435,14 @@ def _chain(error: BaseException, earlier: BaseException) -> None:
     link: BaseException | None = earlier
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        link = link.__context__
+        link = _CONTEXT.__get__(link)
     while id(error) not in seen:
         seen.add(id(error))
-        if error.__context__ is None:
-            error.__context__ = earlier
+        context = _CONTEXT.__get__(error)
+        if context is None:
+            _CONTEXT.__set__(error, earlier)
             return
-        error = error.__context__
+        error = context
 
 
 def holds_only(error: BaseException, kind: type[BaseException]) -> bool:

@@ -14,7 +14,8 @@ import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import anyio
 import anyio.lowlevel
@@ -282,6 +283,55 @@ def test_an_exception_that_has_a_context_keeps_it(executor: AsyncLoopExecutor) -
     first_error = caught.value.__context__
     assert isinstance(first_error, KeyError)
     assert isinstance(first_error.__context__, TimeoutError)
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int = 1
+
+
+class HasNoContext(Exception):
+    @property
+    def __context__(self) -> NoReturn:
+        raise ArithmeticError("no context")
+
+    @__context__.setter
+    def __context__(self, value: object) -> NoReturn:
+        raise ArithmeticError("no context")
+
+
+class NeverHadOne(Exception):
+    __context__ = None
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("kind", [Frozen, HasNoContext, NeverHadOne])
+def test_no_class_of_exceptions_is_asked_for_its_context(
+    executor: AsyncLoopExecutor, kind: type[Exception], later: bool
+) -> None:
+    """As in `async with`, where the interpreter sets the context."""
+    watched = Watched(fail_after)
+    error = kind()
+    first = KeyError("first")
+    caught: list[BaseException] = []
+    try:
+        with executor.sync_context(watched):
+            watched.left.wait()
+            try:
+                if later:
+                    raise first
+            finally:
+                raise error
+    except BaseException as exc:
+        caught.append(exc)
+
+    assert caught == [error]
+    context: Any = BaseException.__dict__["__context__"]
+    earlier = context.__get__(error)
+    if later:
+        assert earlier is first
+        earlier = first.__context__
+    assert type(earlier) is TimeoutError
 
 
 def test_the_exit_of_the_context_gets_the_cancellation_that_came(
