@@ -38,6 +38,7 @@ _T = TypeVar("_T")
 # What a class of users may have replaced, and may not take: read and written by Python's own class.
 _CONTEXT: Any = BaseException.__dict__["__context__"]
 _EXCEPTIONS: Any = BaseExceptionGroup.__dict__["exceptions"]
+_MESSAGE: Any = BaseExceptionGroup.__dict__["message"]
 
 
 class Step(BlockingCall[_T]):
@@ -421,12 +422,26 @@ def show_both(outcome: BaseException | None, body: BaseException | None) -> None
         if issubclass(type(outcome), BaseExceptionGroup) and not issubclass(
             type(body), KeyboardInterrupt | SystemExit
         ):
-            joined = cast("BaseExceptionGroup[BaseException]", outcome)
-            joined = joined.derive([*joined.exceptions, body])
-            raise joined.with_traceback(traceback_of(outcome)) from None
+            joined = _joined(cast("BaseExceptionGroup[BaseException]", outcome), body)
+            BaseException.with_traceback(joined, traceback_of(outcome))
+            raise joined from None
         _chain(body, outcome)
     finally:
         del outcome, body, joined  # a raised error holds this frame
+
+
+def _joined(
+    group: BaseExceptionGroup[BaseException], body: BaseException
+) -> BaseExceptionGroup[BaseException]:
+    """Return *group* with *body* added; a plain group if the class of *group* can make none."""
+    errors = (*_EXCEPTIONS.__get__(group), body)
+    # A class of users may make groups of an `Exception` alone, or fail, or leave errors out. None
+    # of them may be lost: take what it makes only if they are all there.
+    with contextlib.suppress(Exception):
+        derived = group.derive(list(errors))
+        if [*map(id, _EXCEPTIONS.__get__(derived))] == [*map(id, errors)]:
+            return derived
+    return BaseExceptionGroup(_MESSAGE.__get__(group), errors)
 
 
 def _chain(error: BaseException, earlier: BaseException) -> None:

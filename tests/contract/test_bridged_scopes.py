@@ -285,6 +285,83 @@ def test_an_exception_that_has_a_context_keeps_it(executor: AsyncLoopExecutor) -
     assert isinstance(first_error.__context__, TimeoutError)
 
 
+class Documented(ExceptionGroup[Exception]):
+    """With the `derive` that Python's documentation shows."""
+
+    def derive(self, excs: Any) -> Any:
+        return Documented(self.message, excs)
+
+    def with_traceback(self, traceback: object) -> NoReturn:
+        raise ArithmeticError("no traceback")
+
+
+class DerivesNothing(ExceptionGroup[Exception]):
+    def derive(self, excs: Any) -> Any:
+        excs.clear()
+
+
+class DerivesLess(ExceptionGroup[Exception]):
+    def derive(self, excs: Any) -> Any:
+        return DerivesLess("less", excs[:1])
+
+
+class CannotDerive(ExceptionGroup[Exception]):
+    def derive(self, excs: Any) -> NoReturn:
+        raise ArithmeticError("underivable")
+
+
+class CannotBeRead(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> NoReturn:
+        raise ArithmeticError("sealed")
+
+    @property
+    def message(self) -> NoReturn:
+        raise ArithmeticError("sealed")
+
+
+@pytest.mark.parametrize("body", [ValueError, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize(
+    "kind",
+    [ExceptionGroup, Documented, DerivesNothing, DerivesLess, CannotDerive, CannotBeRead],
+)
+def test_no_class_of_groups_can_lose_an_error(
+    executor: AsyncLoopExecutor, kind: type[ExceptionGroup[Exception]], body: type[BaseException]
+) -> None:
+    left = Gate()
+    errors = (ConnectionError("gone"), KeyError("key"))
+    error = body("of the body")
+
+    @asynccontextmanager
+    async def session() -> AsyncIterator[None]:
+        try:
+            async with asyncio_group():
+                yield
+        except ExceptionGroup:
+            raise kind("of the session", errors) from None
+        finally:
+            left.open()
+
+    caught: list[BaseException] = []
+    try:
+        with executor.sync_context(session):
+            left.wait()
+            raise error  # noqa: TRY301
+    except BaseException as exc:
+        caught.append(exc)
+
+    shown: type[BaseException] = ExceptionGroup
+    if body is not ValueError:
+        shown = BaseExceptionGroup
+    elif kind is Documented:
+        shown = Documented
+    assert [type(exc) for exc in caught] == [shown]
+    group: Any = caught[0]
+    assert group.exceptions == (*errors, error)
+    assert group.message == "of the session"
+    assert "session" in [f.name for f in traceback.extract_tb(caught[0].__traceback__)]
+
+
 @dataclass(frozen=True)
 class Frozen(Exception):
     code: int = 1
