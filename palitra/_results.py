@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
@@ -36,9 +35,9 @@ class Results(Generator[Any, None, None]):
         # those of a thread pool do.
         self._runs_unread = runs_unread
         self._futures: deque[Future[Any]] = deque()
-        # The thread that reads, under one key: `setdefault` lets one in. A thread that Ctrl-C has
-        # interrupted before the `try` below may come again.
-        self._reader: dict[str, int] = {}
+        # The one permission to read. Its taking and its return are no calls: Ctrl-C or a signal
+        # handler could come after a call, and leave a permission taken for ever.
+        self._free = True
         try:
             self._futures.extend(itertools.islice(calls, buffersize))
             if buffersize is None or len(self._futures) < buffersize:
@@ -48,9 +47,10 @@ class Results(Generator[Any, None, None]):
             raise
 
     def __next__(self) -> Any:
-        me = get_ident()
-        if self._reader.setdefault("thread", me) != me:
-            raise ValueError("generator already executing")
+        try:
+            del self._free
+        except AttributeError:  # another thread reads, or this thread, further out
+            raise ValueError("generator already executing") from None
         try:
             self._runs_unread = False
             if not self._futures:
@@ -72,7 +72,7 @@ class Results(Generator[Any, None, None]):
                 self._futures.popleft()
             return result
         finally:
-            self._reader.pop("thread", None)
+            self._free = True
 
     def _read_on(self) -> None:
         if self._calls is not None:

@@ -269,6 +269,27 @@ def test_a_second_thread_is_refused_while_one_reads(
     assert first + list(results) == [0, 1, 2]
 
 
+def test_the_inputs_are_refused_the_results_while_these_are_read(
+    executor: AsyncLoopExecutor,
+) -> None:
+    """As by the generator of a thread pool: the reading that goes on is left alone."""
+    refused: list[str] = []
+
+    def inputs() -> Iterator[int]:
+        yield from (0, 1)
+        for ask in (next, list, lambda each: each.send(None)):
+            try:
+                ask(results)
+            except ValueError as error:
+                refused.append(str(error))
+        yield 2
+
+    results: Any = executor.map(value_of, inputs(), buffersize=1)
+
+    assert list(results) == [0, 1, 2]
+    assert refused == ["generator already executing"] * 3
+
+
 # Time limits
 
 

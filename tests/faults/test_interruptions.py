@@ -539,6 +539,32 @@ def test_ctrl_c_loses_no_call_and_hangs_nothing_wherever_it_comes(
     assert lines == ["True"]
 
 
+def test_ctrl_c_leaves_no_results_of_map_in_use(printed_by: Callable[..., list[str]]) -> None:
+    [places] = printed_by(
+        INTERRUPT,
+        """
+        executor = palitra.AsyncLoopExecutor()
+
+        def prepare():
+            global results
+            results = executor.map(double, range(4), buffersize=1)
+
+        def check(place):
+            try:
+                list(results)
+            except ValueError as error:
+                say(place, error)
+                os._exit(0)
+
+        places = interrupt_each(lambda: next(results), interrupt, 1, prepare, check)
+        executor.shutdown()
+        say(places)
+        """,
+    )
+
+    assert int(places) > 5
+
+
 # Signals at the end of a call
 
 

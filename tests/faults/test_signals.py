@@ -441,6 +441,52 @@ class TestHandlers:
         assert (ended.stderr, ended.returncode) == ("", 0)
         assert ended.stdout.splitlines() == ["cleaned up", "raised"]
 
+    def test_are_refused_the_results_that_they_have_interrupted(
+        self, start: Callable[..., Child]
+    ) -> None:
+        """As by the generator of a thread pool: none is given twice, and none is lost."""
+        child = start(
+            """
+            def main_thread_reads():
+                names = []
+                frame = sys._current_frames()[threading.main_thread().ident]
+                while frame is not None:
+                    names.append(frame.f_code.co_name)
+                    frame = frame.f_back
+                return begun and "__next__" in names[1:]
+
+            async def call(number):
+                if number == 1:
+                    while not main_thread_reads():
+                        await asyncio.sleep(0.001)
+                    say("started")
+                    await gate.wait()
+                return number
+
+            def handler(number, frame):
+                executor.get_loop().call_soon_threadsafe(gate.set)
+                try:
+                    say(next(results))
+                except ValueError as error:
+                    say(error)
+
+            begun = False
+            gate = asyncio.Event()
+            executor = palitra.AsyncLoopExecutor()
+            signal.signal(signal.SIGUSR1, handler)
+            results = executor.map(call, range(1, 4))
+            begun = True
+            say(list(results))
+            executor.shutdown()
+            """,
+        )
+        child.expect("started")
+        child.send_signal(signal.SIGUSR1)
+        ended = child.finish()
+
+        assert (ended.stderr, ended.returncode) == ("", 0)
+        assert ended.stdout.splitlines() == ["generator already executing", "[1, 2, 3]"]
+
     def test_that_exit_end_the_program_after_the_cleanup(self, start: Callable[..., Child]) -> None:
         child = start(
             CALL,
