@@ -392,7 +392,8 @@ def sync_context(
 
     Returns:
         A context manager, usable once. An exception of the ``with`` block reaches *acm*, and can be
-        suppressed there.
+        suppressed there. If nobody can finish the block, because the context manager is dropped or
+        the interpreter exits, GeneratorExit reaches *acm*.
 
     Raises:
         TypeError: *acm* is neither.

@@ -66,6 +66,9 @@ class Contexts:
         # told; and the one that the contexts have suppressed.
         self._body_error: BaseException | None = None
         self._suppressed: BaseException | None = None
+        # Whether no `with` block can be finished any more that has not ended: the interpreter
+        # exits, or the executor was dropped. Set before the contexts are left.
+        self.orphaned = False
 
     def tell(self, error: BaseException | None) -> None:
         """Tell the contexts of *error*, which ends the executor's `with` statement.
@@ -351,6 +354,8 @@ class Ending:
 
     async def _finish(self) -> None:
         await _end_services(self._calls, self._host)
+        if self.state is State.EXITING:
+            self.contexts.orphaned = True
         await self.contexts.leave_all()
         self.done = True
         self.contexts_left.happen()
@@ -381,6 +386,7 @@ class Ending:
         async def leave() -> None:
             # First: services may use the contexts, in their clean-up too.
             await _end_services(self._calls, self._host)
+            self.contexts.orphaned = True
             await self.contexts.leave_all()
             if not self._host.is_borrowed:
                 spared = {task for call in self._calls.snapshot() for task in call.tasks()}

@@ -239,6 +239,7 @@ class AsyncLoopExecutor(Executor):
         # nothing is left to end.
         service = self.__dict__.get("_service")  # not there if a bad argument was refused
         if service is not None and not _is_finalizing():
+            service.ending.contexts.orphaned = True
             service.ending.shut_down()
 
     def __exit__(
@@ -811,7 +812,10 @@ class AsyncLoopExecutor(Executor):
                 called on the loop.
 
         Returns:
-            A context manager, usable once. A shutdown leaves the context if it is still entered.
+            A context manager, usable once. A shutdown leaves the context if it is still entered, as
+            the end of the block would. If the context manager is dropped while it is entered, or
+            the interpreter exits, nobody can finish the block: the async context manager then gets
+            GeneratorExit, as a generator does that is dropped.
 
         Raises:
             TypeError: *acm* is neither.

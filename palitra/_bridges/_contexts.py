@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 from .._calls import DeadlockError, Kind
 from .._service import Service
 from .._words import close_if_coroutine, name_of, traceback_of, user_traceback
-from ._owner import Face, Owner, Raised, Step, build, show_both
+from ._owner import Face, Owner, Raised, Step, build, holds_only, show_both
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -27,6 +27,10 @@ class _ContextOwner(Owner, Generic[_T_co]):
 
     # Whether there is no `with` statement that would show what becomes of the context.
     unattended = False
+    # Whether the block of the `with` statement has ended. The face writes `body` first and this
+    # second, and the loop looks at this first: so the loop never takes a block that has failed for
+    # one that has succeeded.
+    block_over = False
 
     def __init__(self, service: Service, source: Any) -> None:
         super().__init__(service, f"the context {name_of(source)}")
@@ -50,10 +54,33 @@ class _ContextOwner(Owner, Generic[_T_co]):
         manager, self._context_manager = self._context_manager, None
         if manager is None:
             return False
-        if body is None:
-            await type(manager).__aexit__(manager, None, None, None)
-            return False
-        return bool(await type(manager).__aexit__(manager, type(body), body, traceback_of(body)))
+        try:
+            if body is None:
+                await type(manager).__aexit__(manager, None, None, None)
+                return False
+            return bool(
+                await type(manager).__aexit__(manager, type(body), body, traceback_of(body))
+            )
+        finally:
+            del body  # its traceback may hold this frame
+
+    async def _close_unasked(self) -> None:
+        # A block that nobody can finish has not succeeded, and what it did must not be kept. So the
+        # context sees what the `yield` of a generator sees that is dropped. But a shutdown leaves
+        # the context as the end of the block would.
+        shut_down = self._cut_short and not self.service.ending.contexts.orphaned
+        if not (shut_down or self.unattended or self.block_over) and self.body is None:
+            self.body = GeneratorExit()
+        await super()._close_unasked()
+
+    def _closing_failed(self, error: BaseException) -> None:
+        # A task group wraps the GeneratorExit that it gets: that is no failure.
+        if not holds_only(error, GeneratorExit):
+            super()._closing_failed(error)
+
+    def _finish(self) -> None:
+        super()._finish()
+        self.body = None  # the block may have ended while the context was being closed
 
     async def _cancelled_idle(self, exc: asyncio.CancelledError) -> None:
         outcome: BaseException | None = None
@@ -105,11 +132,13 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
         owner = self._owner
         if not owner.started:
             raise RuntimeError(f"{owner.name} has not been entered")
+        # For a closing that has begun, by a shutdown or a finalizer, and leaves the context itself.
+        if exc_val is not None and not owner.over:
+            owner.body = exc_val
+        owner.block_over = True
         if owner.service.on_loop():  # which cannot wait; a finalizer may come here
-            owner.service.inbox.post(functools.partial(owner.drop, exc_val))
+            owner.service.inbox.post(owner.drop)
             return False
-        if exc_val is not None:
-            owner.body = exc_val  # for a shutdown that has begun, and leaves the context itself
         suppressed = self._last_step(functools.partial(owner.exit, exc_val), "leaving a context")
         if owner.over:
             owner.body = None

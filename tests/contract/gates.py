@@ -133,11 +133,22 @@ def shut_down_before_the_hand_over(
     executor: AsyncLoopExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Have another thread's shutdown begin when a call has been made and not yet taken."""
+    _before_the_hand_over(lambda: executor.shutdown(wait=False), monkeypatch)
+
+
+def begin_exit_before_the_hand_over(
+    executor: AsyncLoopExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `shut_down_before_the_hand_over`, where the interpreter's exit begins."""
+    _before_the_hand_over(executor._service.ending.begin_exit, monkeypatch)
+
+
+def _before_the_hand_over(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     accept = Service.accept
 
     def late_accept(*args: Any) -> None:
         monkeypatch.undo()
-        executor.shutdown(wait=False)
+        act()
         accept(*args)
 
     monkeypatch.setattr(Service, "accept", late_accept)

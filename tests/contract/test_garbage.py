@@ -635,6 +635,27 @@ def test_futures_do_not_keep_their_executor(watch: Watch, held: Held) -> None:
     assert ended(thread)
 
 
+class Reraises(Thing):
+    """A context that ends with the exception that it is left with, which then holds frames."""
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *exc_info: object) -> bool:
+        try:
+            assert isinstance(exc_info[1], GeneratorExit)
+            raise exc_info[1]
+        finally:
+            del self, exc_info
+
+
+def test_a_context_that_was_dropped_while_entered_goes(watch: Watch) -> None:
+    with AsyncLoopExecutor() as executor:
+        executor.sync_context(watch(Reraises())).__enter__()
+
+        assert watch.all_gone()
+
+
 def test_a_hundred_dropped_executors_leave_no_thread(loop_flavour: dict[str, Any]) -> None:
     threads = [loop_thread_of(AsyncLoopExecutor(**loop_flavour)) for _ in range(100)]
 

@@ -212,8 +212,10 @@ PLACES = {
     "a context that is left open": """
         @contextlib.asynccontextmanager
         async def client():
-            yield
-            await sign_off()
+            try:
+                yield
+            finally:
+                await sign_off()
 
         left_open = palitra_or_executor.sync_context(client())
         left_open.__enter__()
@@ -708,7 +710,7 @@ def test_a_stray_that_is_ended_before_the_loop_is_not_cancelled_a_second_time(
                 await asyncio.sleep(60)
             finally:
                 try:
-                    await asyncio.sleep(1.5)  # longer than an end in a thread's stead waits for it
+                    await asyncio.sleep(1.5)  # longer than the second that strays have
                     say("saved")
                 except asyncio.CancelledError:
                     say("cancelled again")
@@ -720,3 +722,130 @@ def test_a_stray_that_is_ended_before_the_loop_is_not_cancelled_a_second_time(
         palitra.run(begin())
         threading.Thread(target=time.sleep, args=(0.1,)).start()  # which has never used palitra
     """) == ["saved"]
+
+
+TRANSACTION = """
+import contextlib
+
+
+@contextlib.asynccontextmanager
+async def transaction():
+    try:
+        yield
+    except BaseException as error:
+        say("rolled back:", type(error).__name__)
+        raise
+    else:
+        say("committed")
+
+
+def rows():
+    with palitra.sync_context(transaction):
+        yield 1
+"""
+# What decides when the exit leaves the contexts.
+EXITS = {
+    "at the end": "",
+    # It has made no call, so it may be waiting for just that.
+    "beside a thread": "threading.Thread(target=left.wait).start()",
+}
+
+
+@pytest.mark.parametrize("exits", EXITS.values(), ids=EXITS)
+class TestBlocksThatNobodyFinishes:
+    def test_are_left_with_generator_exit(
+        self, printed_by: Callable[..., list[str]], exits: str
+    ) -> None:
+        """The program has failed half way, and what it has done is not to be kept."""
+        assert printed_by(
+            TRANSACTION,
+            """
+            left = threading.Event()
+
+            @contextlib.asynccontextmanager
+            async def tells():
+                try:
+                    yield
+                finally:
+                    left.set()
+
+            outer = palitra.sync_context(tells)
+            outer.__enter__()
+            """,
+            exits,
+            """
+            generator = rows()
+            next(generator)
+            sys.exit(3)
+            """,
+            exit_code=3,
+        ) == ["rolled back: GeneratorExit"]
+
+    def test_a_task_group_in_one_ends_its_children_and_reports_nothing(
+        self, printed_by: Callable[..., list[str]], exits: str
+    ) -> None:
+        assert printed_by(
+            """
+            import contextlib
+
+            left = threading.Event()
+
+            async def child():
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    say("ended")
+                    left.set()
+
+            @contextlib.asynccontextmanager
+            async def group():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(child())
+                    yield
+
+            block = palitra.sync_context(group)
+            block.__enter__()
+            palitra.run(asyncio.sleep(0))
+            """,
+            exits,
+        ) == ["ended"]
+
+    def test_what_was_entered_for_good_is_left_as_before(
+        self, printed_by: Callable[..., list[str]], exits: str
+    ) -> None:
+        assert printed_by(
+            TRANSACTION,
+            """
+            left = threading.Event()
+            palitra.push_async_callback(asyncio.to_thread, left.set)
+            """,
+            exits,
+            """
+            palitra.enter_context(transaction)
+            palitra.cached_context(transaction)()
+            """,
+        ) == ["committed", "committed"]
+
+
+def test_a_block_that_an_exit_handler_ends_has_succeeded(
+    printed_by: Callable[..., list[str]],
+) -> None:
+    assert printed_by(
+        TRANSACTION,
+        """
+        stack = contextlib.ExitStack()
+        stack.enter_context(palitra.sync_context(transaction))
+        atexit.register(stack.close)
+        """,
+    ) == ["committed"]
+
+
+def test_a_shutdown_leaves_a_block_as_its_end_would(printed_by: Callable[..., list[str]]) -> None:
+    assert printed_by(
+        TRANSACTION,
+        """
+        generator = rows()
+        next(generator)
+        palitra.shutdown()
+        """,
+    ) == ["committed"]
