@@ -130,6 +130,8 @@ class _SyncContext(Face, AbstractContextManager[_T_co, bool]):
         exc_tb: TracebackType | None,
     ) -> bool:
         owner = self._owner
+        if self._is_finalizing():
+            return False  # the exit has left the context
         if not owner.started:
             raise RuntimeError(f"{owner.name} has not been entered")
         # For a closing that has begun, by a shutdown or a finalizer, and leaves the context itself.

@@ -276,7 +276,8 @@ class SyncIterator(Face, Iterator[_T_co]):
 
         .. versionadded:: 0.2.0
         """
-        show_both(self._close(), None)
+        if not self._is_finalizing():
+            show_both(self._close(), None)
 
     def _close(self) -> BaseException | None:
         owner = self._owner
@@ -298,7 +299,8 @@ class SyncIterator(Face, Iterator[_T_co]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        show_both(self._close(), exc_val)
+        if not self._is_finalizing():
+            show_both(self._close(), exc_val)
 
 
 class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):

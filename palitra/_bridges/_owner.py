@@ -482,6 +482,11 @@ def cancellation_requests() -> int:
 class Face:
     """The synchronous side of a bridged object: for one thread at a time."""
 
+    # Whether the interpreter is finalizing. Then no thread of a loop runs any more, the exit has
+    # closed the objects, and a finalizer that comes to a face may find the modules empty: it looks
+    # up no name in a module before it has asked this, which a face can do without one.
+    _is_finalizing = staticmethod(sys.is_finalizing)
+
     def __init__(self, executor: Executor, owner: Owner) -> None:
         self._executor = executor  # so that the executor is not dropped before the face
         self._owner = owner
@@ -523,9 +528,9 @@ class Face:
             self._free = True
             del step  # a raised error holds this frame
 
-    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    def __del__(self) -> None:
         owner = self.__dict__.get("_owner")
-        if owner is None or _is_finalizing():
+        if owner is None or self._is_finalizing():
             return  # nothing is left that would close the object
         if owner.started and (owner.ahead or not owner.over):
             owner.service.inbox.post(owner.drop)

@@ -849,3 +849,54 @@ def test_a_shutdown_leaves_a_block_as_its_end_would(printed_by: Callable[..., li
         palitra.shutdown()
         """,
     ) == ["committed"]
+
+
+HOLDERS = {
+    "sync_context": """
+        def items():
+            with palitra.sync_context(context) as source:
+                yield source
+    """,
+    "sync_iter": """
+        def items():
+            with palitra.sync_iter(numbers) as source:
+                yield from source
+    """,
+    "sync_iter with a buffer": """
+        def items():
+            with palitra.sync_iter(numbers, buffersize=2) as source:
+                yield from source
+    """,
+    "closing": """
+        def items():
+            with contextlib.closing(palitra.sync_iter(numbers)) as source:
+                for number in source:
+                    yield number
+    """,
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
+def test_a_generator_that_the_interpreter_finalizes_last_has_nothing_left_to_close(
+    printed_by: Callable[..., list[str]], holder: str
+) -> None:
+    """Free-threaded builds may finalize it when palitra's modules are already empty."""
+    assert printed_by(
+        """
+        import contextlib
+
+        async def numbers():
+            try:
+                while True:
+                    yield 1
+            finally:
+                say("closed")
+
+        context = contextlib.asynccontextmanager(numbers)
+        """,
+        holder,
+        """
+        generator = items()
+        say(next(generator))
+        """,
+    ) == ["1", "closed"]
