@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import logging
 import signal
 import sys
 import threading
@@ -41,6 +42,9 @@ def pytest_configure() -> None:
     # A shell ignores SIGINT for what it starts in the background, and children would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The debug mode reports slow callbacks, which a busy machine has. A test of such reports asks
+    # for them: `caplog.at_level(logging.WARNING, "asyncio")`.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 @pytest.fixture(autouse=True)

@@ -485,7 +485,9 @@ class Face:
     # Whether the interpreter is finalizing. Then no thread of a loop runs any more, the exit has
     # closed the objects, and a finalizer that comes to a face may find the modules empty: it looks
     # up no name in a module before it has asked this, which a face can do without one.
-    _is_finalizing = staticmethod(sys.is_finalizing)
+    @staticmethod
+    def _is_finalizing(asks: Callable[[], bool] = sys.is_finalizing) -> bool:
+        return asks()
 
     def __init__(self, executor: Executor, owner: Owner) -> None:
         self._executor = executor  # so that the executor is not dropped before the face

@@ -641,14 +641,17 @@ def test_a_callback_that_wants_to_exit_hurts_no_other_call(
         raise error
 
     called: list[object] = []
+    last = Gate()
     future.add_done_callback(leave)
     future.add_done_callback(called.append)
+    future.add_done_callback(last.open)
     gathered = in_thread(lambda: called.append(executor.gather(future)))
     executor.run(value_of(None))  # the gathering has begun, or begins with a future that is done
     held.open_all()
 
     assert future.result(PATIENCE) == 7
     gathered.join(PATIENCE)
+    last.wait()  # a gathering that began with a future that was done ends before the callbacks
     assert sorted(called, key=str) == sorted([future, [7]], key=str)
     assert executor.submit(value_of, 1).result(PATIENCE) == 1
     other.open_all()

@@ -585,11 +585,11 @@ def test_asyncios_debug_log_names_what_a_bridge_is_over(caplog: pytest.LogCaptur
         executor.cached_context(blocking_context)()
         executor.run(asyncio.sleep(0.01))
 
+    # On a busy machine something else may be slow, too.
     slow = [record.getMessage() for record in caplog.records if " took " in record.getMessage()]
-    assert len(slow) == 5
-    assert sum("name='the iterator over" in message for message in slow) == 2
-    assert sum("name='the context" in message for message in slow) == 3
-    assert all("blocking_" in message for message in slow), slow
+    named = [message for message in slow if "blocking_" in message]
+    assert sum("name='the iterator over" in message for message in named) >= 2, slow
+    assert sum("name='the context" in message for message in named) >= 3, slow
 
 
 @pytest.mark.parametrize("way", ["run", "submit", "coroutine", "gather"])
