@@ -148,18 +148,22 @@ class Threads:
         self._threads: dict[int, threading.Thread] | None = None
 
     def _frames(self) -> dict[int, FrameType]:
+        """Where all threads but the caller's stand, see `current_frames`."""
         if self._found is None:
-            self._found = current_frames()
+            found = current_frames()
             if not gil_is_enabled():
-                self._found = _those_that_stand_still(self._found)
+                found = _those_that_stand_still(found)
+            found.pop(get_ident(), None)
+            self._found = found
         return self._found
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._frames())
+        return iter([get_ident(), *self._frames()])
 
     def frames(self, ident: int | None) -> list[FrameType]:
         """The frames of a thread, outermost first; empty if it has ended or is not known."""
-        frame = sys._getframe() if ident == get_ident() else self._frames().get(ident or 0)
+        # Not this method's own frame, which would hold itself, and so all the others.
+        frame = sys._getframe(1) if ident == get_ident() else self._frames().get(ident or 0)
         frames: list[FrameType] = []
         while frame is not None:
             frames.append(frame)
@@ -185,11 +189,12 @@ class Threads:
 
 def _those_that_stand_still(frames: dict[int, FrameType]) -> dict[int, FrameType]:
     before = {ident: (frame, frame.f_lasti) for ident, frame in frames.items()}
+    before.pop(get_ident(), None)  # see `current_frames`
     time.sleep(_STILL)
     return {
         ident: frame
         for ident, frame in current_frames().items()
-        if ident == get_ident() or before.get(ident) == (frame, frame.f_lasti)
+        if before.get(ident) == (frame, frame.f_lasti)
     }
 
 

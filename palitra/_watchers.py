@@ -135,6 +135,7 @@ def is_lost(call: FutureCall[Any], patience: int) -> bool:
     if not frames:
         return False
     frame: FrameType | None = frames.get(holder)
+    del frames  # see `current_frames`
     while frame is not None:
         if frame.f_code.co_filename == _STANDARD:
             return False

@@ -288,6 +288,7 @@ class WorkerThreads:
     def names(self) -> list[str]:
         """The threads that `join` waits for, and where they stand; none that is idle."""
         frames = {} if self._left_behind else current_frames()
+        frames.pop(get_ident(), None)  # see `current_frames`
         return [
             f"thread {thread.name} {place(frames[thread.ident])}"
             for thread, stopped in list(self.threads.items())

@@ -224,10 +224,12 @@ def test_a_file_that_is_not_for_all_letters_gets_them_escaped(
 
     future = executor.submit(größe)
     raw = io.BytesIO()
-    palitra.dump(io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    file = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    palitra.dump(file)
     held.release.open()
     future.result()
 
+    assert not file.closed
     assert rb"gr\xf6\xdfe" in raw.getvalue()
 
 

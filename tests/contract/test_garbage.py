@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import io
 import threading
 import weakref
 from concurrent.futures import Future, wait
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+import palitra
 from contract.gates import PATIENCE, Gate, Held, interrupt, value_of
 from lifetimes import collect_where_due, ends, opens
 from palitra import AsyncLoopExecutor, _hooks
+from palitra._stalls import StallWatch
+from palitra._watchers import is_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -654,6 +658,42 @@ def test_a_context_that_was_dropped_while_entered_goes(watch: Watch) -> None:
         executor.sync_context(watch(Reraises())).__enter__()
 
         assert watch.all_gone()
+
+
+def looks_for_a_lost_lock(executor: AsyncLoopExecutor, holder: int) -> None:
+    future: Any = executor.submit(returns, 1)
+    future._holder = holder
+    is_lost(future, 1)
+    future._holder = 0
+
+
+LOOKS: dict[str, Callable[[AsyncLoopExecutor, int], object]] = {
+    "for people": lambda executor, holder: palitra.dump(io.StringIO()),
+    "for what a shutdown waits for": lambda executor, holder: executor._service.workers.names(),
+    "for a stall": lambda executor, holder: StallWatch(executor._service, 1.0)._look(0.0),
+    "for a lost lock": looks_for_a_lost_lock,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_looking_where_threads_stand_keeps_nothing_of_theirs(
+    watch: Watch, look: Callable[[AsyncLoopExecutor, int], object]
+) -> None:
+    stands, goes = Gate(), Gate()
+
+    def holds(thing: Any) -> None:
+        stands.open()
+        goes.wait()
+
+    thread = threading.Thread(target=lambda: holds(watch(Thing())))
+    thread.start()
+    stands.wait()
+    with AsyncLoopExecutor() as executor:
+        executor.run(value_of(1))
+        look(executor, thread.ident or 0)
+        goes.open()
+        thread.join()
+    assert watch.all_gone()
 
 
 def test_a_hundred_dropped_executors_leave_no_thread(loop_flavour: dict[str, Any]) -> None:
