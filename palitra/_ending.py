@@ -73,7 +73,8 @@ class Contexts:
     def tell(self, error: BaseException | None) -> None:
         """Tell the contexts of *error*, which ends the executor's `with` statement.
 
-        Of two threads that end one executor so, the first is heard.
+        Of two threads that end one executor so, one is heard. The exception of the other goes on
+        all the same, since only the one that was told can be suppressed.
         """
         if self._body_error is None:
             self._body_error = error
