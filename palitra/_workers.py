@@ -63,6 +63,12 @@ class OwnThread(threading.Thread):
     by users' calls must not inherit this from ours: Python is to wait for them, as for any other.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Python's record of its threads runs code when one of them goes, such as at a collection in
+        # the main thread. The interpreter loses a Ctrl-C that comes there.
+        getattr(threading, "_dangling", set()).discard(self)
+
     @property
     def daemon(self) -> bool:
         asker = sys._getframe(1)

@@ -702,12 +702,18 @@ def test_a_hundred_dropped_executors_leave_no_thread(loop_flavour: dict[str, Any
     assert all(ended(thread) for thread in threads)
 
 
-def test_no_python_code_runs_when_a_service_goes_where_ctrl_c_would_be_lost() -> None:
-    with AsyncLoopExecutor() as executor:
-        executor.get_loop()
+def test_no_python_code_runs_where_ctrl_c_would_be_lost_when_a_service_or_its_threads_go() -> None:
+    with AsyncLoopExecutor(stall_timeout=60) as executor:
+        before = {*threading.enumerate()}
+        executor.run(asyncio.to_thread(int))
+        executor.submit(int).result()
+        threads = {*threading.enumerate()} - before
         references = weakref.getweakrefs(executor._service)
+        assert references
+        for thread in threads:
+            references += weakref.getweakrefs(thread)
 
-    assert references
+    assert len(threads) == 4  # the loop's, its own for `to_thread`, a worker, and the watch
     # Functions of the interpreter's: it looks for signals in Python code alone.
     assert {type(reference.__callback__) for reference in references} <= {BuiltinMethodType}
 

@@ -121,6 +121,8 @@ asyncio.new_event_loop = Loop
 HIDDEN = {
     "threading._register_atexit": 'hide("threading", "_register_atexit")',
     "threading._threading_atexits": 'hide("threading", "_threading_atexits")',
+    "threading._dangling": 'hide("threading", "_dangling")',
+    "threading._active": 'hide("threading", "_active")',
     "concurrent.futures.thread._threads_queues": (
         'hide("concurrent.futures.thread", "_threads_queues")'
     ),
