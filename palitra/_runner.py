@@ -121,17 +121,18 @@ class EventLoopThreadRunner:
                 "run() cannot change the event loop that is running: write "
                 "AsyncLoopExecutor(loop_factory=...) and use its run()"
             )
-        try:
-            executor = _executor_of(self)
-            if debug is not None:
-                executor.get_loop().set_debug(debug)
-        except BaseException:
-            close_if_coroutine(coro)
-            raise
+        if debug is not None:
+            get_loop = _default.get_loop if isinstance(self, type) else self._executor.get_loop
+            try:
+                get_loop().set_debug(debug)
+            except BaseException:
+                close_if_coroutine(coro)
+                raise
         # What is neither coroutine nor awaitable is refused below.
         if not (isinstance(self, type) or asyncio.iscoroutine(coro)) and inspect.isawaitable(coro):
             coro = _await(coro)
-        return executor.run(coro, timeout=timeout, context=context)
+        run = _default.run if isinstance(self, type) else self._executor.run
+        return run(coro, timeout=timeout, context=context)
 
     @_Shared
     def gather(
@@ -173,15 +174,8 @@ class EventLoopThreadRunner:
         """
         service = current_service() if isinstance(self, type) else None
         if service is None:
-            try:
-                executor = _executor_of(self)
-            except BaseException:
-                for awaitable in coros_or_futures:
-                    close_if_coroutine(awaitable)
-                raise
-            return executor.gather(
-                *coros_or_futures, return_exceptions=return_exceptions, timeout=timeout
-            )
+            gather = _default.gather if isinstance(self, type) else self._executor.gather
+            return gather(*coros_or_futures, return_exceptions=return_exceptions, timeout=timeout)
         gathering = Gathering(service, coros_or_futures, return_exceptions)
         gathered = gathering.run()
 
@@ -293,12 +287,6 @@ def shutdown_global_runner() -> None:
     executor = _default._default.current
     if executor is not None:
         _shut_down(executor)
-
-
-def _executor_of(
-    runner: EventLoopThreadRunner | type[EventLoopThreadRunner],
-) -> AsyncLoopExecutor:
-    return _default.get_executor() if isinstance(runner, type) else runner._executor
 
 
 def _shut_down(executor: AsyncLoopExecutor) -> None:

@@ -151,10 +151,8 @@ class Threads:
         """Where all threads but the caller's stand, see `current_frames`."""
         if self._found is None:
             found = current_frames()
-            if not gil_is_enabled():
-                found = _those_that_stand_still(found)
             found.pop(get_ident(), None)
-            self._found = found
+            self._found = found if gil_is_enabled() else _those_that_stand_still(found)
         return self._found
 
     def __iter__(self) -> Iterator[int]:
@@ -189,7 +187,6 @@ class Threads:
 
 def _those_that_stand_still(frames: dict[int, FrameType]) -> dict[int, FrameType]:
     before = {ident: (frame, frame.f_lasti) for ident, frame in frames.items()}
-    before.pop(get_ident(), None)  # see `current_frames`
     time.sleep(_STILL)
     return {
         ident: frame

@@ -393,11 +393,10 @@ class SyncGenerator(SyncIterator[_T_co], Generator[_T_co, _SendT_contra, None]):
 def _instance(typ: Any, val: Any) -> BaseException:
     if not (isinstance(typ, type) and issubclass(typ, BaseException)):
         raise TypeError(f"throw() takes an exception class or instance, not {typ!r}")
+    if val is None:
+        return typ()
     # By the type itself: `isinstance` asks `val` for its class, which may raise.
-    if val is None or issubclass(type(val), typ):
-        exc: BaseException = typ() if val is None else val
-    else:
-        exc = typ(val)
+    exc: BaseException = val if issubclass(type(val), typ) else typ(val)
     return exc
 
 

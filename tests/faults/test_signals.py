@@ -379,49 +379,31 @@ class TestCtrlC:
         ]
 
 
+HIDES_ITS_CLASS = """
+class Classless(Exception):
+    @property
+    def __class__(self):
+        raise ArithmeticError("classless")
+"""
+
+
 class TestHandlers:
-    @pytest.mark.parametrize("wait", ["palitra.run(call())", "palitra.gather(call())"])
-    @pytest.mark.parametrize("error", ["ValueError", "SystemExit", "TimeoutError", "BaseException"])
+    @pytest.mark.parametrize(
+        "wait",
+        ["palitra.run(call())", "palitra.run(call(), timeout=3600)", "palitra.gather(call())"],
+    )
+    @pytest.mark.parametrize(
+        "error", ["ValueError", "SystemExit", "TimeoutError", "BaseException", "Classless"]
+    )
     def test_that_raise_end_the_blocking_call_as_ctrl_c_does(
         self, start: Callable[..., Child], wait: str, error: str
     ) -> None:
         child = start(
             CALL,
+            HIDES_ITS_CLASS,
             f"""
             class Raised({error}):
                 pass
-
-            def handler(number, frame):
-                raise Raised
-
-            signal.signal(signal.SIGUSR1, handler)
-            try:
-                {wait}
-            except Raised:
-                say("raised")
-            use(palitra.get_executor())
-            """,
-        )
-        child.expect("started")
-        child.send_signal(signal.SIGUSR1)
-        ended = child.finish()
-
-        assert (ended.stderr, ended.returncode) == ("", 0)
-        assert ended.stdout.splitlines() == ["cleaned up", "raised"]
-
-    @pytest.mark.parametrize(
-        "wait", ["palitra.run(call(), timeout=3600)", "palitra.gather(call())"]
-    )
-    def test_that_raise_what_has_no_class_end_the_blocking_call_too(
-        self, start: Callable[..., Child], wait: str
-    ) -> None:
-        child = start(
-            CALL,
-            f"""
-            class Raised(Exception):
-                @property
-                def __class__(self):
-                    raise ArithmeticError("classless")
 
             def handler(number, frame):
                 raise Raised
