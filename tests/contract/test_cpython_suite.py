@@ -157,13 +157,16 @@ class Clean(unittest.TestCase):
         super().assertRegex(text, expected_regex, msg)  # noqa: PT009
 
 
-for mode, executor_type in MODES.items():
-    for case, base in CASES.items():
-        left_out = LEFT_OUT.get((mode, case), {})
-        body: dict[str, Any] = {"executor_type": executor_type, "__module__": __name__}
-        body |= dict.fromkeys(left_out)
-        name = f"{mode}{case}Test"
-        globals()[name] = type(name, (Clean, base), body)
+def case_in_mode(case: str, mode: str) -> type:
+    body: dict[str, Any] = {"executor_type": MODES[mode], "__module__": __name__}
+    body |= dict.fromkeys(LEFT_OUT.get((mode, case), {}))
+    return type(f"{mode}{case}Test", (Clean, CASES[case]), body)
+
+
+# No name of this module is a case of the suite's own: pytest would run that on a thread pool.
+globals().update(
+    {made.__name__: made for mode in MODES for case in CASES for made in [case_in_mode(case, mode)]}
+)
 
 
 @pytest.mark.parametrize(("mode", "case"), LEFT_OUT)
