@@ -157,16 +157,26 @@ class Clean(unittest.TestCase):
         super().assertRegex(text, expected_regex, msg)  # noqa: PT009
 
 
-def case_in_mode(case: str, mode: str) -> type:
-    body: dict[str, Any] = {"executor_type": MODES[mode], "__module__": __name__}
-    body |= dict.fromkeys(LEFT_OUT.get((mode, case), {}))
-    return type(f"{mode}{case}Test", (Clean, CASES[case]), body)
+for mode, executor_type in MODES.items():
+    for case, base in CASES.items():
+        left_out = LEFT_OUT.get((mode, case), {})
+        body: dict[str, Any] = {"executor_type": executor_type, "__module__": __name__}
+        body |= dict.fromkeys(left_out)
+        name = f"{mode}{case}Test"
+        globals()[name] = type(name, (Clean, base), body)
+del base  # pytest would run it as well
 
 
-# No name of this module is a case of the suite's own: pytest would run that on a thread pool.
-globals().update(
-    {made.__name__: made for mode in MODES for case in CASES for made in [case_in_mode(case, mode)]}
-)
+def test_every_case_here_runs_on_our_executor() -> None:
+    """Pytest also runs the suite's own cases, on a thread pool, if a name of this module is one."""
+    cases = [
+        value
+        for value in globals().values()
+        if isinstance(value, type) and issubclass(value, unittest.TestCase)
+    ]
+
+    assert len(cases) > len(MODES) * len(CASES)  # Clean is one as well
+    assert [case for case in cases if not issubclass(case, Clean)] == []
 
 
 @pytest.mark.parametrize(("mode", "case"), LEFT_OUT)
